@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,10 +120,12 @@ def factored(a: "torch.Tensor", b: "torch.Tensor", scaling: float) -> Update | N
     )
 
 
+@lru_cache(maxsize=8)
 def null_columns(out: int) -> "torch.Tensor":
     """Return the (out, 64) Gaussian columns of every module with this number of outputs.
 
-    Philox is counter based and its normals do not depend on the platform or on torch.
+    The tensor is shared: never write to it. numpy's Philox is counter based and seeded by the
+    number of outputs, so the null does not depend on torch's generators or on the order of work.
     """
     import torch
 

@@ -1,0 +1,1 @@
+"""Scripts that measure: speed, and the tiny models that the project trains for itself."""

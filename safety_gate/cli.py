@@ -1,0 +1,220 @@
+"""The command line: parse, call, print, exit status."""
+
+import datetime
+import errno
+import io
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from safety_gate import __version__
+from safety_gate.errors import GateError
+
+if TYPE_CHECKING:
+    from safety_gate.gate import Request
+    from safety_gate.records import Report
+
+USAGE, UNDECIDED, BUG, INTERRUPTED = 2, 3, 70, 130
+STATUS = (
+    "Exit status: 0 passed, 1 blocked, 2 wrong usage, 3 undecided (could not judge),"
+    " 70 a bug of Safety Gate."
+)
+PRESETS = ("default", "paper")
+
+
+def main() -> NoReturn:
+    """Run the command line; the one place where errors become words and a status."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = USAGE
+    except click.Abort:
+        click.echo("Interrupted: nothing was decided.", err=True)
+        code = INTERRUPTED
+    except GateError as error:
+        click.echo(f"Could not judge: {printable(str(error))}\nNext: {error.hint}", err=True)
+        code = error.exit_code
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output went away
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(f"Could not judge: {printable(str(error))}", err=True)
+        code = UNDECIDED
+    except Exception:  # the outermost door: our own bug must not look like a verdict
+        traceback.print_exc()
+        click.echo("This is a bug of Safety Gate; nothing was decided.", err=True)
+        code = BUG
+    sys.exit(code or 0)
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal: control characters become U+FFFD."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@click.group(epilog=STATUS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="safety-gate")
+def cli() -> None:
+    """Decide whether a fine-tuned adapter may be released."""
+
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@cli.command(epilog=STATUS)
+@click.argument("adapter", type=FOLDER)
+@click.option("--base", type=FOLDER, required=True, help="Checkpoint before alignment.")
+@click.option(
+    "--aligned", type=FOLDER, required=True, help="Checkpoint that the adapter was trained on."
+)
+@click.option("--policy", type=FILE, help="Policy file (safety-gate.yml) that decides.")
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    help="Policy that comes with Safety Gate.  [default: default]",
+)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "markdown", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of the report.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report to this file.  [default: standard output]",
+)
+@click.option("--hash-checkpoints", is_flag=True, help="Give the sha256 of whole checkpoint files.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    help="Modules measured at the same time; the report is the same.  [default: all cores]",
+)
+@click.pass_context
+def check(  # noqa: PLR0913
+    ctx: click.Context,
+    adapter: Path,
+    base: Path,
+    aligned: Path,
+    policy: Path | None,
+    preset: str | None,
+    style: str,
+    output: Path | None,
+    hash_checkpoints: bool,
+    threads: int | None,
+) -> None:
+    """Judge the adapter in folder ADAPTER."""
+    if policy and preset:
+        raise click.UsageError("--policy and --preset cannot be used together.")
+    from safety_gate import gate
+    from safety_gate.policy.presets import preset_bytes
+
+    request = gate.Request(
+        adapter=adapter,
+        base=base,
+        aligned=aligned,
+        policy=policy.read_bytes() if policy else preset_bytes(preset or "default"),
+        policy_origin=str(policy) if policy else f"preset {preset or 'default'}",
+        hash_checkpoints=hash_checkpoints,
+        workers=threads or len(os.sched_getaffinity(0)),
+        today=datetime.datetime.now(tz=datetime.UTC).date(),
+    )
+    report = _judged(request)
+    _tell(report, style, output)
+    ctx.exit(report.verdict.exit_code)
+
+
+@cli.command(epilog=STATUS)
+@click.option("--preset", type=click.Choice(PRESETS), default="default", show_default=True)
+def demo(preset: str) -> None:
+    """Judge three real adapters that come with Safety Gate, and show the reports.
+
+    They were trained for this on tiny models: one keeps the refusals, one loses them, one
+    strengthens them. The exit status is 0 when each verdict is the one it should be.
+    """
+    from safety_gate.demo import EXPECTED, request_for
+
+    wrong = []
+    for name, expected in EXPECTED.items():
+        click.echo(f"$ {request_for(name, preset).command}\n")
+        report = _judged(request_for(name, preset).request)
+        _tell(report, "text", None)
+        if report.verdict.word != expected:
+            wrong.append(name)
+        click.echo()
+    if wrong and preset == "default":
+        raise AssertionError(f"unexpected verdict for {wrong}")
+
+
+def _judged(request: "Request") -> "Report":
+    """Judge with a progress bar on a terminal, and without one in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from safety_gate import gate
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return gate.judge(request)
+    columns = (TextColumn("Measuring modules"), BarColumn(), MofNCompleteColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        line = bar.add_task("modules", total=None)
+
+        class Shown(gate.Progress):
+            def start(self, modules: int) -> None:
+                bar.update(line, total=modules)
+
+            def done(self, module: str) -> None:
+                bar.advance(line)
+
+        return gate.judge(request, Shown())
+
+
+def _tell(report: "Report", style: str, output: Path | None) -> None:
+    """Print the report, or write it to a file that appears whole."""
+    from rich.console import Console
+
+    from safety_gate.report.json_report import to_json
+    from safety_gate.report.markdown import render_markdown
+    from safety_gate.report.terminal import render_text
+
+    if style == "text" and output is None:
+        render_text(report, Console())
+        return
+    if style == "json":
+        text = to_json(report)
+    elif style == "markdown":
+        text = render_markdown(report)
+    else:
+        buffer = io.StringIO()
+        render_text(report, Console(file=buffer, width=100))
+        text = buffer.getvalue()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(output, text)
+        click.echo(f"{report.verdict.word}: the report is in {output}", err=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write beside, then rename, so that a half-written file never has the name."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

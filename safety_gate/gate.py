@@ -1,0 +1,277 @@
+"""The one place where the steps meet: read, measure, decide.
+
+Rooms raise; here a GateError becomes a finding that makes the verdict Undecided, with a reason and
+a next step, so that a report exists even then.
+"""
+
+import datetime
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from safety_gate import __version__, drift, engine
+from safety_gate.adapter.ledger import Adapter, factors, open_adapter
+from safety_gate.checkpoint import Checkpoint
+from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
+from safety_gate.errors import GateError
+from safety_gate.policy.file import LoadedPolicy, load_policy
+from safety_gate.policy.verdict import decide
+from safety_gate.records import (
+    AdapterScore,
+    Finding,
+    ModuleScore,
+    Place,
+    PlaceKind,
+    Report,
+    finding_from,
+)
+from safety_gate.sources.folder import FolderSource
+from safety_gate.sources.source import Source
+
+WEIGHTS_ONLY = "weights only"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to judge, against what, by which rules."""
+
+    adapter: Path
+    base: Path
+    aligned: Path
+    policy: bytes  # the policy file as it stands
+    policy_origin: str  # "preset default", or the file as the user gave it
+    hash_checkpoints: bool = False  # read every checkpoint file whole for its sha256
+    workers: int = 2  # modules measured at the same time
+    today: datetime.date  # waivers expire by it
+
+
+@dataclass(slots=True)
+class _Case:
+    """What is known so far; a report can be made of it at any time."""
+
+    findings: list[Finding] = field(default_factory=list)
+    policy: LoadedPolicy | None = None
+    base: Checkpoint | None = None
+    aligned: Checkpoint | None = None
+    adapter: Adapter | None = None
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Progress:
+    """Hears what the gate is doing; this one stays silent."""
+
+    def start(self, modules: int) -> None:
+        """Hear how many modules will be measured."""
+
+    def done(self, module: str) -> None:
+        """Hear that one module is measured."""
+
+
+def judge(request: Request, progress: Progress | None = None) -> Report:
+    """Judge one adapter; never raises GateError: what went wrong is in the report."""
+    case = _Case()
+    sources: list[Source] = []
+    with tempfile.TemporaryDirectory(prefix="safety-gate-") as private:
+        try:
+            _attempt(case, request, sources, Path(private), progress or Progress())
+            return _report(case, request)
+        finally:
+            for source in sources:
+                source.close()
+
+
+def _attempt(
+    case: _Case, request: Request, sources: list[Source], private: Path, progress: Progress
+) -> None:
+    """Take every step that can be taken; note what stops one."""
+    case.policy = _noted(case, "policy", lambda: load_policy(request.policy, request.policy_origin))
+
+    def opened(path: Path) -> Source:
+        source = FolderSource(path)
+        sources.append(source)
+        return source
+
+    case.aligned = _noted(
+        case, "checkpoint", lambda: Checkpoint.open(opened(request.aligned), "aligned")
+    )
+    case.base = _noted(case, "checkpoint", lambda: Checkpoint.open(opened(request.base), "base"))
+    if case.aligned is None:
+        return
+    aligned = case.aligned
+    case.adapter = _noted(
+        case,
+        "adapter",
+        lambda: open_adapter(
+            opened(request.adapter),
+            shapes=aligned.shapes,
+            model_type=aligned.model_type,
+            snapshot_dir=private,
+        ),
+    )
+    if case.base is None or case.adapter is None:
+        return
+    case.findings += _pair_findings(case.base, aligned)
+    tasks = _tasks(case.adapter)
+    progress.start(len(tasks))
+    case.outcomes = engine.score_modules(
+        tasks, case.base, aligned, workers=request.workers, on_done=progress.done
+    )
+    for source in sources:
+        _noted(case, "file", source.verify)
+
+
+def _noted(case: _Case, place: PlaceKind, step: Callable[[], T]) -> T | None:
+    """Take a step; a GateError becomes a finding."""
+    try:
+        return step()
+    except GateError as error:
+        case.findings.append(finding_from(error, place))
+        return None
+
+
+def _pair_findings(base: Checkpoint, aligned: Checkpoint) -> list[Finding]:
+    """Name what shows that base and aligned are not a pair that V can be the difference of."""
+    place = Place(kind="checkpoint", name=aligned.source.name)
+    found = []
+    if base.model_type != aligned.model_type:
+        found.append(
+            Finding(
+                rule="not-a-pair",
+                severity="undecided",
+                place=place,
+                what="base and aligned are models of different architectures",
+                got=f"base {base.model_type}, aligned {aligned.model_type}",
+                expected="the same model_type in both config.json files",
+                hint="Give the checkpoint that the aligned one was tuned from as --base.",
+            )
+        )
+    for checkpoint in (base, aligned):
+        if checkpoint.quantized_by:
+            found.append(
+                Finding(
+                    rule="checkpoint-quantised",
+                    severity="undecided",
+                    place=Place(kind="checkpoint", name=checkpoint.source.name),
+                    what=f"the {checkpoint.role} checkpoint is quantised",
+                    got=checkpoint.quantized_by,
+                    expected="F64, F32, F16 or BF16 weights",
+                    hint="Give the unquantised checkpoint: its weights are what V is made of.",
+                )
+            )
+    return found
+
+
+def _tasks(adapter: Adapter) -> list[ModuleTask]:
+    """Turn the adapter's modules into work for the engine."""
+    return [
+        ModuleTask(
+            module=module.module,
+            weight=module.weight,
+            shape=(module.out_features, module.in_features),
+            transposed=module.transposed,
+            rank=module.rank,
+            scaling=module.scaling,
+            factors=partial(factors, adapter, module),
+        )
+        for module in adapter.modules
+    ]
+
+
+def _coverage_findings(case: _Case) -> list[Finding]:
+    """Name an adapter that changes nothing, and a pair without any alignment step."""
+    if case.adapter is None or not case.outcomes:
+        return []
+    place = Place(kind="adapter", name=case.adapter.fact.name)
+    if all(isinstance(outcome, Unchanged) for outcome in case.outcomes):
+        return [
+            Finding(
+                rule="adapter-changes-nothing",
+                severity="undecided",
+                place=place,
+                what="every update of this adapter is exactly zero",
+                hint="Check that the trained weights were saved: PEFT starts with B = 0.",
+            )
+        ]
+    rules = {o.finding.rule for o in case.outcomes if isinstance(o, Unscored)}
+    measured = any(isinstance(outcome, Scored) for outcome in case.outcomes)
+    if rules == {"step-zero"} and not measured:
+        return [
+            Finding(
+                rule="base-equals-aligned",
+                severity="undecided",
+                place=place,
+                what="base and aligned are equal in every module that the adapter changes",
+                hint="Give the checkpoint before alignment as --base.",
+            )
+        ]
+    return []
+
+
+def _total(case: _Case) -> AdapterScore | None:
+    """Add up the scored modules; None where there are none."""
+    scored = [outcome for outcome in case.outcomes if isinstance(outcome, Scored)]
+    sums = drift.added(outcome.sums for outcome in scored)
+    if sums is None or case.adapter is None:
+        return None
+    still = {outcome.module for outcome in case.outcomes if isinstance(outcome, Unchanged)}
+    still_weights = {m.weight for m in case.adapter.modules if m.module in still}
+    return AdapterScore(
+        drift=drift.drift(sums),
+        modules=len(scored),
+        changed_parameters=sum(
+            change.elements for change in case.adapter.changed if change.name not in still_weights
+        ),
+        scored_parameters=sum(o.score.shape[0] * o.score.shape[1] for o in scored),
+        unchanged_modules=tuple(sorted(still)),
+    )
+
+
+def _report(case: _Case, request: Request) -> Report:
+    """Decide, and put together what was found."""
+    modules: Sequence[ModuleScore] = [o.score for o in case.outcomes if isinstance(o, Scored)]
+    total = _noted(case, "adapter", lambda: _total(case))
+    findings = [
+        *case.findings,
+        *(case.adapter.findings if case.adapter else ()),
+        *(o.finding for o in case.outcomes if isinstance(o, Unscored)),
+        *_coverage_findings(case),
+    ]
+    fact = case.adapter.fact if case.adapter else None
+    verdict, decided = decide(
+        case.policy,
+        modules=modules,
+        total=total,
+        findings=findings,
+        adapter_ids=(fact.digest, fact.revision) if fact else (),
+        today=request.today,
+    )
+    return Report(
+        verdict=verdict,
+        findings=decided,
+        adapter=fact,
+        base=case.base.fact(hash_files=request.hash_checkpoints) if case.base else None,
+        aligned=case.aligned.fact(hash_files=request.hash_checkpoints) if case.aligned else None,
+        policy=case.policy.fact if case.policy else None,
+        modules=tuple(modules),
+        total=total,
+        ledger=case.adapter.ledger if case.adapter else (),
+        evidence=WEIGHTS_ONLY,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Return what a reader needs to repeat the run."""
+    import torch
+
+    return {
+        "safety-gate": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
