@@ -26,7 +26,6 @@ import sys, time
 from pathlib import Path
 from safety_gate import gate, engine
 import datetime, torch
-from safety_gate.policy.presets import preset_bytes
 took = []
 real = engine.score_modules
 def timed(*args, **named):
@@ -38,7 +37,7 @@ gate.engine.score_modules = timed
 folder = Path(sys.argv[1])
 for _ in range(3):
     gate.judge(gate.Request(adapter=folder / "adapter", base=folder / "base",
-        aligned=folder / "aligned", policy=preset_bytes("default"), policy_origin="preset default",
+        aligned=folder / "aligned",
         workers=int(sys.argv[2]), today=datetime.date(2026, 1, 1)))
 print(min(took))
 """

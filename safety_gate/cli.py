@@ -115,14 +115,13 @@ def check(  # noqa: PLR0913
     if policy and preset:
         raise click.UsageError("--policy and --preset cannot be used together.")
     from safety_gate import gate
-    from safety_gate.policy.presets import preset_bytes
 
     request = gate.Request(
         adapter=adapter,
         base=base,
         aligned=aligned,
-        policy=policy.read_bytes() if policy else preset_bytes(preset or "default"),
-        policy_origin=str(policy) if policy else f"preset {preset or 'default'}",
+        policy=policy,
+        preset=preset or "default",
         hash_checkpoints=hash_checkpoints,
         workers=threads or len(os.sched_getaffinity(0)),
         today=datetime.datetime.now(tz=datetime.UTC).date(),

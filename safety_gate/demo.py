@@ -6,7 +6,6 @@ from pathlib import Path
 
 from safety_gate.errors import MissingFile
 from safety_gate.gate import Request
-from safety_gate.policy.presets import preset_bytes
 
 EXPECTED = {"helpful": "passed", "harmful": "blocked", "safety": "passed"}
 PLACES = (  # inside the installed package, or beside it in a checkout
@@ -44,16 +43,14 @@ def request_for(name: str, preset: str) -> Example:
     """Return the request for one of the adapters in EXPECTED."""
     folder = examples_folder()
     shown = "examples/tiny"
-    command = (
-        f"safety-gate check {shown}/{name} --base {shown}/base --aligned {shown}/aligned"
-        + ("" if preset == "default" else f" --preset {preset}")
+    command = f"safety-gate check {shown}/{name} --base {shown}/base --aligned {shown}/aligned" + (
+        "" if preset == "default" else f" --preset {preset}"
     )
     request = Request(
         adapter=folder / name,
         base=folder / "base",
         aligned=folder / "aligned",
-        policy=preset_bytes(preset),
-        policy_origin=f"preset {preset}",
+        preset=preset,
         today=datetime.datetime.now(tz=datetime.UTC).date(),
     )
     return Example(request, command)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BLOCK_ELEMENTS = 1 << 20  # a float32 block of 4 MiB stays in the L2 and L3 caches
 READ_AHEAD = 8  # blocks; covers the second pass over a 2048 x 5632 module at disk speed
 CACHE_ELEMENTS = 1 << 26  # V of up to 256 MiB is kept between the two passes
+NULL_SPREAD = 1e-6  # below this the null is float32 rounding, and z would be noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,7 +353,7 @@ def _scored(task: ModuleTask, update: drift.Update, products: drift.StepProducts
     sums = drift.module_sums(
         task.module, update, products, slice(0, update.left.shape[1]), products.vq
     )
-    if not float(sums.null.cosines().std()) > 0.0:
+    if not float(sums.null.cosines().std()) > NULL_SPREAD:
         return _unscored(
             task,
             "null-without-spread",
@@ -388,6 +389,6 @@ def _degenerate(task: ModuleTask, products: drift.StepProducts) -> Unscored | No
             task,
             "step-zero",
             "base and aligned are equal in this module: there is no alignment step",
-            hint="Check that --base names the checkpoint before alignment, --aligned the one after.",
+            hint="Give the checkpoint before alignment as --base, the one after as --aligned.",
         )
     return None

@@ -18,16 +18,22 @@ from safety_gate.adapter.ledger import Adapter, factors, open_adapter
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
-from safety_gate.policy.file import LoadedPolicy, load_policy
+from safety_gate.policy.file import LoadedPolicy, load_policy_file
+from safety_gate.policy.presets import load_preset
 from safety_gate.policy.verdict import decide
 from safety_gate.records import (
+    AdapterFact,
     AdapterScore,
+    Blocked,
     Finding,
     ModuleScore,
     Place,
     PlaceKind,
     Report,
+    Undecided,
+    Verdict,
     finding_from,
+    with_gravest_first,
 )
 from safety_gate.sources.folder import FolderSource
 from safety_gate.sources.source import Source
@@ -44,8 +50,8 @@ class Request:
     adapter: Path
     base: Path
     aligned: Path
-    policy: bytes  # the policy file as it stands
-    policy_origin: str  # "preset default", or the file as the user gave it
+    policy: Path | None = None  # the policy file; None: the preset decides
+    preset: str = "default"
     hash_checkpoints: bool = False  # read every checkpoint file whole for its sha256
     workers: int = 2  # modules measured at the same time
     today: datetime.date  # waivers expire by it
@@ -90,7 +96,11 @@ def _attempt(
     case: _Case, request: Request, sources: list[Source], private: Path, progress: Progress
 ) -> None:
     """Take every step that can be taken; note what stops one."""
-    case.policy = _noted(case, "policy", lambda: load_policy(request.policy, request.policy_origin))
+    case.policy = _noted(
+        case,
+        "policy",
+        lambda: load_policy_file(request.policy) if request.policy else load_preset(request.preset),
+    )
 
     def opened(path: Path) -> Source:
         source = FolderSource(path)
@@ -104,6 +114,7 @@ def _attempt(
     if case.aligned is None:
         return
     aligned = case.aligned
+    aligned_fact = aligned.fact(hash_files=False)
     case.adapter = _noted(
         case,
         "adapter",
@@ -111,7 +122,8 @@ def _attempt(
             opened(request.adapter),
             shapes=aligned.shapes,
             model_type=aligned.model_type,
-            snapshot_dir=private,
+            snapshot_dir=private / "adapter",
+            aligned_files={f.path: f.sha256 for f in aligned_fact.files if f.sha256},
         ),
     )
     if case.base is None or case.adapter is None:
@@ -243,14 +255,7 @@ def _report(case: _Case, request: Request) -> Report:
         *_coverage_findings(case),
     ]
     fact = case.adapter.fact if case.adapter else None
-    verdict, decided = decide(
-        case.policy,
-        modules=modules,
-        total=total,
-        findings=findings,
-        adapter_ids=(fact.digest, fact.revision) if fact else (),
-        today=request.today,
-    )
+    verdict, decided = _decided(case.policy, modules, total, findings, fact, request.today)
     return Report(
         verdict=verdict,
         findings=decided,
@@ -263,6 +268,28 @@ def _report(case: _Case, request: Request) -> Report:
         ledger=case.adapter.ledger if case.adapter else (),
         evidence=WEIGHTS_ONLY,
         versions=_versions(),
+    )
+
+
+def _decided(  # noqa: PLR0913
+    policy: LoadedPolicy | None,
+    modules: Sequence[ModuleScore],
+    total: AdapterScore | None,
+    findings: Sequence[Finding],
+    fact: AdapterFact | None,
+    today: datetime.date,
+) -> tuple[Verdict, tuple[Finding, ...]]:
+    """Apply the policy; without one nothing passes."""
+    if policy is None:
+        blocked = any(finding.severity == "block" for finding in findings)
+        return Blocked() if blocked else Undecided(), with_gravest_first(tuple(findings))
+    return decide(
+        policy,
+        modules=modules,
+        total=total,
+        findings=findings,
+        adapter_ids=(fact.digest, fact.revision) if fact else ("", ""),
+        today=today,
     )
 
 

@@ -1,0 +1,256 @@
+"""The account of an adapter repository: every file, tensor and config key, and what it changes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safety_gate import strict_json
+from safety_gate.adapter.architecture import CONV1D, KNOWN
+from safety_gate.adapter.config import Config, read_config
+from safety_gate.adapter.inventory import CONFIG, TENSORS, read_bytes, take_inventory
+from safety_gate.adapter.lora import (
+    Change,
+    LoraModule,
+    Sorted,
+    sort_tensors,
+    sort_without_config,
+)
+from safety_gate.adapter.patterns import PatternRefused, PatternTooSlow
+from safety_gate.adapter.remark import remark
+from safety_gate.errors import BadAdapter, BadTensorFile
+from safety_gate.records import AdapterFact, FileFact, Finding, LedgerEntry, finding_from
+from safety_gate.sources.snapshot import snapshot
+from safety_gate.sources.source import Source
+from safety_gate.tensors import ADAPTER_LIMITS, TensorFile, read_header, read_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+MAX_CONFIG_BYTES = 2**20  # EVA writes one rank per module: 2,000 lines, about 150 KB
+MAX_CONFIG_DEPTH = 8  # the deepest key of PEFT, use_bdlora, has 3 levels
+LIMIT_BYTES = 20 * 2**30  # of the whole repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """An adapter, understood; close() lets go of the private copy."""
+
+    fact: AdapterFact
+    findings: tuple[Finding, ...]
+    ledger: tuple[LedgerEntry, ...]
+    modules: tuple[LoraModule, ...]  # sorted by module path
+    changed: tuple[Change, ...]  # every parameter that the adapter changes, sorted by name
+    source: Source  # the private copy
+    tensors: TensorFile | None  # None where the file is missing or broken
+
+    def close(self) -> None:
+        """Remove the private copy; factors() cannot be asked for after this."""
+        self.source.close()
+
+
+def open_adapter(
+    source: Source,
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    model_type: str | None,
+    snapshot_dir: Path,
+    aligned_files: Mapping[str, str] | None = None,
+) -> Adapter:
+    """Copy, hash and understand an adapter.
+
+    A broken config or tensor file is a finding here and not an error, so that what the other
+    files hold (a pickle, say) is still found.
+
+    Args:
+        source: the stranger's repository.
+        shapes: of the aligned checkpoint's tensors, by name.
+        model_type: of the aligned checkpoint's config.json; decides how weights are stored.
+        snapshot_dir: an empty or missing folder for the private copy.
+        aligned_files: sha256 of the aligned model's tokenizer and template files by path; None
+            where they are not known.
+
+    Raises:
+        SourceError: the files cannot be read or copied.
+    """
+    private, facts, digest = snapshot(source, snapshot_dir, limit_bytes=LIMIT_BYTES)
+    try:
+        inventory = take_inventory(private, facts, aligned_files)
+        findings = inventory.findings()
+        sizes = {fact.path: fact.size for fact in facts}
+        config = _config(private, sizes)
+        findings += config.findings
+        tensors = _tensors(private, sizes, findings)
+        result = _sorted(tensors, config, shapes, model_type, findings)
+    except BaseException:
+        private.close()
+        raise
+    findings += _model_findings(config, model_type) + _empty_findings(source.name, result, findings)
+    ledger = [*inventory.entries, *config.entries, *(result.entries(tensors) if tensors else ())]
+    return Adapter(
+        fact=_fact(source, config, facts, digest),
+        findings=tuple(findings),
+        ledger=tuple(ledger),
+        modules=tuple(sorted(result.modules, key=lambda m: m.module)),
+        changed=tuple(sorted(result.changes.values(), key=lambda c: c.name)),
+        source=private,
+        tensors=tensors,
+    )
+
+
+def factors(adapter: Adapter, module: LoraModule) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return A (rank, in) and B (out, rank) in float32, or float64 where stored so.
+
+    Raises:
+        SourceError: the private copy is gone or cannot be read.
+    """
+    if adapter.tensors is None:
+        raise AssertionError("a module without a tensor file")
+    entries = adapter.tensors.entries
+    a = read_tensor(adapter.source, adapter.tensors, entries[module.a_name])
+    b = read_tensor(adapter.source, adapter.tensors, entries[module.b_name])
+    return a, b
+
+
+def _fact(source: Source, config: Config, facts: tuple[FileFact, ...], digest: str) -> AdapterFact:
+    """Return what was judged; a revision that is no commit does not pin bytes, the digest does."""
+    pinned = COMMIT.fullmatch(source.revision)
+    return AdapterFact(
+        name=source.name,
+        revision=source.revision if pinned else f"sha256:{digest}",
+        digest=digest,
+        claimed_base=config.claimed_base,
+        kind=config.kind,
+        files=facts,
+    )
+
+
+def _config(private: Source, sizes: Mapping[str, int]) -> Config:
+    """Read and judge adapter_config.json."""
+    size = sizes.get(CONFIG)
+    if size is None:
+        finding = _missing(CONFIG)
+    elif size > MAX_CONFIG_BYTES:
+        finding = remark(
+            "adapter-bad",
+            "undecided",
+            ("file", CONFIG),
+            "the config is absurdly large",
+            hint="Save the adapter again with save_pretrained().",
+            got=f"{size} bytes",
+            expected=f"at most {MAX_CONFIG_BYTES} bytes",
+        )
+    else:
+        try:
+            return read_config(
+                strict_json.parse(
+                    read_bytes(private, CONFIG, 0, size),
+                    where=CONFIG,
+                    error=BadAdapter,
+                    max_bytes=MAX_CONFIG_BYTES,
+                    max_depth=MAX_CONFIG_DEPTH,
+                )
+            )
+        except BadAdapter as error:
+            finding = finding_from(error, "file")
+    return Config(findings=[finding])
+
+
+def _missing(path: str) -> Finding:
+    """Return the finding that one of the two files of an adapter is not there."""
+    return remark(
+        "file-missing",
+        "undecided",
+        ("file", path),
+        "the adapter lacks this file",
+        hint="Give the folder that save_pretrained() wrote; keep one adapter in it, at its root.",
+    )
+
+
+def _tensors(
+    private: Source, sizes: Mapping[str, int], findings: list[Finding]
+) -> TensorFile | None:
+    """Read the header of the weights; None, with a finding, where that is not possible."""
+    if TENSORS not in sizes:
+        findings.append(_missing(TENSORS))
+        return None
+    try:
+        return read_header(private, TENSORS, sizes[TENSORS], limits=ADAPTER_LIMITS)
+    except BadTensorFile as error:
+        findings.append(finding_from(error, "file"))
+        return None
+
+
+def _sorted(
+    tensors: TensorFile | None,
+    config: Config,
+    shapes: Mapping[str, tuple[int, ...]],
+    model_type: str | None,
+    findings: list[Finding],
+) -> Sorted:
+    """Sort the tensors; a pattern that cannot be judged leaves them all unjudged."""
+    if tensors is None:
+        return Sorted()
+    try:
+        result = sort_tensors(tensors, config, shapes, model_type)
+    except PatternRefused as error:
+        severity = "block" if isinstance(error, PatternTooSlow) else "undecided"
+        findings.append(
+            remark(
+                error.rule,
+                "block" if severity == "block" else "undecided",
+                ("config", error.where),
+                error.what,
+                hint=error.hint,
+                got=error.got,
+                expected=error.expected,
+            )
+        )
+        result = sort_without_config(tensors, config, shapes)
+    findings += result.findings()
+    return result
+
+
+def _model_findings(config: Config, model_type: str | None) -> list[Finding]:
+    """Name what depends on how the aligned model stores its weights."""
+    found = []
+    if config.settings is not None and model_type not in KNOWN:
+        found.append(
+            remark(
+                "architecture-unknown",
+                "undecided",
+                ("checkpoint", model_type or "no model_type"),
+                "how this architecture names and stores its weights was not checked yet",
+                hint="Ask for this model_type in an issue to Safety Gate.",
+            )
+        )
+    if config.settings and config.settings.fan_in_fan_out and model_type not in CONV1D:
+        found.append(
+            remark(
+                "fan-in-fan-out-ignored",
+                "info",
+                ("config", "fan_in_fan_out"),
+                "PEFT ignores this setting on the linear layers of this model",
+                hint="Nothing to do; set it to false to avoid PEFT's warning.",
+                got="true",
+                expected="false",
+            )
+        )
+    return found
+
+
+def _empty_findings(name: str, result: Sorted, findings: list[Finding]) -> list[Finding]:
+    """Name an adapter that changes nothing; where something stopped us, that was said already."""
+    if result.changes or any(f.severity in ("block", "undecided") for f in findings):
+        return []
+    return [
+        remark(
+            "adapter-changes-nothing",
+            "undecided",
+            ("adapter", name),
+            "the adapter holds no update of any weight of this model",
+            hint="Check that the trained weights were saved, and for this model.",
+        )
+    ]

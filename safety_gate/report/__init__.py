@@ -1,0 +1,1 @@
+"""Telling: one Report in, words out. Renderers decide nothing."""
