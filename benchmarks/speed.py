@@ -115,7 +115,8 @@ def published(parts: dict[str, torch.Tensor], dtype: torch.dtype) -> float:
     c = step @ step.T / step.norm()
     delta = parts["B"].to(dtype) @ parts["A"].to(dtype)
     image = c @ delta
-    return float((image * delta).sum() / (image.norm() * delta.norm()))
+    cosine = (image * delta).sum() / (image.norm() * delta.norm())
+    return cosine.item()
 
 
 def dense_road(folder: Path, shape: Shape) -> float:

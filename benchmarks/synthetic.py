@@ -117,7 +117,7 @@ class _Shards:
         """Write the last shard, the index and the config."""
         self._flush()
         total = len(self._shards)
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for i, names in enumerate(self._shards):
             final = f"model-{i + 1:05d}-of-{total:05d}.safetensors"
             (self._folder / f"part-{i}.safetensors").rename(self._folder / final)

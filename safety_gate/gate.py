@@ -18,6 +18,7 @@ from safety_gate.adapter.ledger import Adapter, factors, open_adapter
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
+from safety_gate.outcomes import Memory
 from safety_gate.policy.file import LoadedPolicy, load_policy_file
 from safety_gate.policy.presets import load_preset
 from safety_gate.policy.verdict import decide
@@ -67,6 +68,7 @@ class _Case:
     aligned: Checkpoint | None = None
     adapter: Adapter | None = None
     outcomes: tuple[Outcome, ...] = ()
+    memory: Memory | None = None
 
 
 class Progress:
@@ -79,15 +81,25 @@ class Progress:
         """Hear that one module is measured."""
 
 
-def judge(request: Request, progress: Progress | None = None) -> Report:
-    """Judge one adapter; never raises GateError: what went wrong is in the report."""
-    case = _Case()
+def judge(
+    request: Request, progress: Progress | None = None, memory: Memory | None = None
+) -> Report:
+    """Judge one adapter; never raises GateError: what went wrong is in the report.
+
+    Args:
+        request: what to judge.
+        progress: hears of every measured module.
+        memory: watches the pass over the weights, for a repair.
+    """
+    case = _Case(memory=memory)
     sources: list[Source] = []
     with tempfile.TemporaryDirectory(prefix="safety-gate-") as private:
         try:
             _attempt(case, request, sources, Path(private), progress or Progress())
             return _report(case, request)
         finally:
+            if case.adapter is not None:
+                case.adapter.close()
             for source in sources:
                 source.close()
 
@@ -132,7 +144,12 @@ def _attempt(
     tasks = _tasks(case.adapter)
     progress.start(len(tasks))
     case.outcomes = engine.score_modules(
-        tasks, case.base, aligned, workers=request.workers, on_done=progress.done
+        tasks,
+        case.base,
+        aligned,
+        workers=request.workers,
+        on_done=progress.done,
+        memory=case.memory,
     )
     for source in sources:
         _noted(case, "file", source.verify)

@@ -184,6 +184,8 @@ def _read_header_bytes(source: Source, path: str, size: int, limits: Limits) -> 
         raise _bad(path, "the length of the header changed between two reads")
     if header[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         raise _bad(path, "the header does not begin with {")
+    if not header.rstrip(b" ").endswith(b"}"):
+        raise _bad(path, "the header does not end with } and spaces")
     return bytes(header)
 
 
@@ -297,6 +299,18 @@ def _torch_dtype(path: str, entry: TensorEntry) -> "torch.dtype":
     }[entry.dtype]
 
 
+def _check_scratch(scratch: "torch.Tensor", count: int) -> None:
+    """Refuse a buffer, or a machine, that would make a view of ``count`` bytes wrong."""
+    import torch
+
+    if scratch.dtype != torch.uint8 or scratch.ndim != 1 or not scratch.is_contiguous():
+        raise AssertionError("scratch must be a flat uint8 tensor")
+    if scratch.numel() < count or scratch.data_ptr() % ALIGNMENT:
+        raise AssertionError(f"scratch of {scratch.numel()} bytes is too small or not aligned")
+    if sys.byteorder != "little":
+        raise AssertionError("safetensors data are little endian, this machine is not")
+
+
 def read_rows(
     source: Source,
     file: TensorFile,
@@ -324,20 +338,13 @@ def read_rows(
         BadTensorFile: the dtype is not one of DECODED.
         SourceError: the bytes cannot be read.
     """
-    import torch
-
     dtype = _torch_dtype(file.path, entry)
     rest = entry.shape[1:]
     row_bytes = math.prod(rest) * BITS[entry.dtype] // 8
     if not 0 <= start_row <= stop_row <= entry.rows:
         raise AssertionError(f"rows {start_row} to {stop_row} of {entry.rows}")
     count = (stop_row - start_row) * row_bytes
-    if scratch.dtype != torch.uint8 or scratch.ndim != 1 or not scratch.is_contiguous():
-        raise AssertionError("scratch must be a flat uint8 tensor")
-    if scratch.numel() < count or scratch.data_ptr() % ALIGNMENT:
-        raise AssertionError(f"scratch of {scratch.numel()} bytes is too small or not aligned")
-    if sys.byteorder != "little":
-        raise AssertionError("safetensors data are little endian, this machine is not")
+    _check_scratch(scratch, count)
     source.read_into(file.path, entry.start + start_row * row_bytes, scratch[:count].numpy().data)
     return scratch[:count].view(dtype).view(stop_row - start_row, *rest)
 

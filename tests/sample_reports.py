@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from safety_gate.errors import MissingFile
@@ -45,7 +46,7 @@ HOSTILE = (
     "::set-output name=verdict::passed\n::error::x",
     "##[set-output name=verdict;]passed",
     "\x1b[31mred\x1b[0m\x07\r\x9b2J\u202egnp.exe\u2066\u200b\ufeff\x00\x7f",
-    "x" * 5000,
+    "x" * 500,
     " \t\n ",
     "\ud800\U0010ffff",
     "$\\alpha$ *b* _i_ ~~s~~ &lt; &#64;all :smile: www.evil.example a@b.example",
@@ -197,7 +198,7 @@ def takes_back(place: Place, undone: float, *, severity: Severity, above: float)
 
 
 def passed() -> Report:
-    modules = llama(4, lambda layer, index: 0.012 * math.sin(layer + 2 * index) - 0.004)
+    modules = llama(2, lambda layer, index: 0.012 * math.sin(layer + 2 * index) - 0.004)
     return Report(
         verdict=Passed(),
         findings=(),
@@ -213,32 +214,34 @@ def passed() -> Report:
     )
 
 
+PICKLE = Finding(
+    rule="file-pickle",
+    severity="block",
+    place=Place(kind="file", name="training_args.bin"),
+    what="a file that can run code when it is loaded",
+    hint="Remove the file; training arguments are not needed to use an adapter.",
+    got="a zip archive with data.pkl",
+)
+UNKNOWN = Finding(
+    rule="tensor-unknown",
+    severity="undecided",
+    place=Place(kind="tensor", name="base_model.model.lm_head.weight"),
+    what="nothing in adapter_config.json explains this tensor",
+    hint="Save the adapter again with save_pretrained(), or remove the tensor.",
+)
+WAIVED = Finding(
+    rule="file-python",
+    severity="info",
+    place=Place(kind="file", name="eval.py"),
+    what="a Python file lies beside the adapter",
+    hint="Remove the file.",
+    waiver="SEC-14",
+)
+
+
 def blocked(layers: int = 6) -> Report:
     """Many modules over the threshold, a pickle, an unknown tensor, a warning and a waiver."""
     modules = llama(layers, lambda layer, index: 0.26 * layer / layers * (index % 4) - 0.03)
-    pickle = Finding(
-        rule="file-pickle",
-        severity="block",
-        place=Place(kind="file", name="training_args.bin"),
-        what="a file that can run code when it is loaded",
-        hint="Remove the file; training arguments are not needed to use an adapter.",
-        got="a zip archive with data.pkl",
-    )
-    unknown = Finding(
-        rule="tensor-unknown",
-        severity="undecided",
-        place=Place(kind="tensor", name="base_model.model.lm_head.weight"),
-        what="nothing in adapter_config.json explains this tensor",
-        hint="Save the adapter again with save_pretrained(), or remove the tensor.",
-    )
-    waived = Finding(
-        rule="file-python",
-        severity="info",
-        place=Place(kind="file", name="eval.py"),
-        what="a Python file lies beside the adapter",
-        hint="Remove the file.",
-        waiver="SEC-14",
-    )
     findings = [
         takes_back(
             Place(kind="module", name=score.module),
@@ -250,20 +253,15 @@ def blocked(layers: int = 6) -> Report:
         if score.drift.undone > 0.25
     ]
     whole = takes_back(WHOLE, total(modules).drift.undone, severity="block", above=0.1)
-    findings += [whole, pickle, unknown, waived]
-    lone = LedgerEntry(kind="tensor", name=unknown.place.name, owner="nobody", accounted=False)
-    return Report(
+    lone = LedgerEntry(kind="tensor", name=UNKNOWN.place.name, owner="nobody", accounted=False)
+    return replace(
+        passed(),
         verdict=Blocked(),
-        findings=with_gravest_first(tuple(findings)),
+        findings=with_gravest_first((*findings, whole, PICKLE, UNKNOWN, WAIVED)),
         adapter=adapter("examples/tiny/harmful"),
-        base=checkpoint("base"),
-        aligned=checkpoint("aligned"),
-        policy=PolicyFact(name="default", origin="preset default", sha256=sha("default")),
         modules=modules,
         total=total(modules, unscored=512 * 64),
         ledger=(*ledger(modules), lone),
-        evidence="weights only",
-        versions=VERSIONS,
     )
 
 
@@ -295,29 +293,15 @@ def hostile(texts: tuple[str, ...] = HOSTILE) -> Report:
     def text(index: int) -> str:
         return texts[index % len(texts)]
 
+    numbers = range(len(texts))
     modules = tuple(
-        score(f"model.layers.{i}.{text(i)}", 0.03 * i, shape=(8, 8), wobble=0.0)
-        for i in range(len(texts))
+        score(f"model.layers.{i}.{text(i)}", 0.4 * i / len(texts), shape=(8, 8), wobble=0.0)
+        for i in numbers
     )
-    files = tuple(FileFact(path=text(i), size=i, sha256=sha(str(i))) for i in range(len(texts)))
-    findings = tuple(
-        Finding(
-            rule="takes-back-alignment",
-            severity="block",
-            place=Place(kind="module", name=text(i)),
-            what=f"a sentence with {text(i)} in it",
-            hint=f"Do something about {text(i + 1)}",
-            got=text(i),
-            expected=text(i + 1),
-            metric=text(i + 2),
-            value=0.5 if i % 2 else None,
-            waiver=text(i + 3),
-        )
-        for i in range(len(texts))
-    )
+    files = tuple(FileFact(path=text(i), size=i, sha256=sha(str(i))) for i in numbers)
     return Report(
         verdict=Blocked(),
-        findings=findings,
+        findings=with_gravest_first(tuple(hostile_finding(i, text) for i in numbers)),
         adapter=AdapterFact(
             name=text(0),
             revision=text(1),
@@ -333,8 +317,23 @@ def hostile(texts: tuple[str, ...] = HOSTILE) -> Report:
         total=total(modules),
         ledger=tuple(
             LedgerEntry(kind="tensor", name=text(i), owner=text(i + 1), accounted=False)
-            for i in range(len(texts))
+            for i in numbers
         ),
         evidence=f"weights and {text(0)}",
         versions={f"v{i}{text(i)}": text(i) for i in range(3)},
+    )
+
+
+def hostile_finding(number: int, text: Callable[[int], str]) -> Finding:
+    return Finding(
+        rule="takes-back-alignment",
+        severity="info" if number % 3 else "block",
+        place=Place(kind="module", name=text(number)),
+        what=f"a sentence with {text(number)} in it",
+        hint=f"Do something about {text(number + 1)}",
+        got=text(number),
+        expected=text(number + 1),
+        metric=text(number + 2),
+        value=0.5 if number % 2 else None,
+        waiver=text(number + 3) if number % 3 else "",
     )

@@ -20,10 +20,14 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("adapter",),
     ("drift",),
     ("outcomes", "engine"),
+    ("probe",),
     ("policy",),
     ("report",),
+    ("publish",),
+    ("repair",),
     ("gate",),
-    ("demo",),
+    ("repairing",),
+    ("demo", "action"),
     ("cli", "__main__"),
 )
 LEVEL = {name: height for height, room in enumerate(ROOMS) for name in room}

@@ -1,6 +1,7 @@
 """The metrics against a second road: dense float64 formulas, hand arithmetic, real draws."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ def spectrum_matrix(out: int, inp: int, power: float, seed: int) -> torch.Tensor
     return torch.from_numpy((left * values) @ right.T)
 
 
-def one_block(step: torch.Tensor, weight: torch.Tensor, rows: int = 7):
+def one_block(
+    step: torch.Tensor, weight: torch.Tensor, rows: int = 7
+) -> Callable[[], Iterator[drift.Block]]:
     """Return a function that passes over V in blocks of ``rows``, as the engine does."""
 
-    def blocks():
+    def blocks() -> Iterator[drift.Block]:
         for start in range(0, step.shape[0], rows):
             part = step[start : start + rows]
             yield drift.Block(
@@ -39,20 +42,27 @@ def one_block(step: torch.Tensor, weight: torch.Tensor, rows: int = 7):
     return blocks
 
 
-def measured(v, w, a, b, scaling=1.0, *, transposed=False, module="m") -> drift.ModuleSums:
+def measured(
+    v: torch.Tensor,
+    w: torch.Tensor,
+    factors: tuple[torch.Tensor, torch.Tensor],
+    scaling: float = 1.0,
+    *,
+    transposed: bool = False,
+    module: str = "m",
+) -> drift.ModuleSums:
     """Run the product's own road for one module."""
+    a, b = factors
     update = drift.factored(a, b, scaling)
     assert update is not None
     columns = torch.cat((update.left, drift.null_columns(b.shape[0])), dim=1)
     stored = (v.T, w.T) if transposed else (v, w)
-    products = drift.step_products(
-        one_block(*stored), columns, update.right, transposed=transposed
-    )
+    products = drift.step_products(one_block(*stored), columns, update.right, transposed=transposed)
     cut = slice(0, update.left.shape[1])
     return drift.module_sums(module, update, products, cut, products.vq)
 
 
-def dense(v, w, delta) -> dict[str, float]:
+def dense(v: torch.Tensor, w: torch.Tensor, delta: torch.Tensor) -> dict[str, float]:
     """Write the formulas of design.md out, C and dW formed, in float64."""
     c = v @ v.T / v.norm()
     image = c @ delta
@@ -67,7 +77,11 @@ def dense(v, w, delta) -> dict[str, float]:
     }
 
 
-def example(seed: int, *, out: int = 48, inp: int = 40, rank: int = 4):
+Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def example(seed: int, *, out: int = 48, inp: int = 40, rank: int = 4) -> Example:
+    """Return V, W_aligned, A and B."""
     gen = torch.Generator().manual_seed(seed)
     v = spectrum_matrix(out, inp, (0.5, 1.0, 2.0)[seed % 3], seed)
     w = torch.randn(out, inp, generator=gen, dtype=torch.float64)
@@ -80,7 +94,7 @@ def example(seed: int, *, out: int = 48, inp: int = 40, rank: int = 4):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_metrics_agree_with_the_dense_formulas(seed: int, transposed: bool) -> None:
     v, w, a, b = example(seed)
-    found = drift.drift(measured(v, w, a, b, 1.7, transposed=transposed))
+    found = drift.drift(measured(v, w, (a, b), 1.7, transposed=transposed))
     for name, value in dense(v, w, 1.7 * b.double() @ a.double()).items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
@@ -88,7 +102,7 @@ def test_metrics_agree_with_the_dense_formulas(seed: int, transposed: bool) -> N
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_residual_agrees_with_a_dense_projector(seed: int) -> None:
     v, w, a, b = example(seed)
-    found = drift.drift(measured(v, w, a, b))
+    found = drift.drift(measured(v, w, (a, b)))
     # the second road: the same 64 columns, but a singular value decomposition in float64
     sketch = v @ v.T @ drift.null_columns(48).double()
     left, values, _ = torch.linalg.svd(sketch, full_matrices=False)
@@ -103,9 +117,11 @@ def test_the_projector_finds_the_top_singular_directions() -> None:
     v = spectrum_matrix(256, 200, 2.0, 3)
     left, _, right = torch.linalg.svd(v, full_matrices=False)
     a, b = right[:1].float(), left[:, :1].float()  # dW is V's own top direction
-    assert drift.drift(measured(v, v, a, b)).residual < 1e-3
+    assert drift.drift(measured(v, v, (a, b))).residual < 1e-3
     b = left[:, 199:200].float()  # the weakest one lies outside
-    assert drift.drift(measured(v, v, a, b)).residual == pytest.approx(1 / float(v.norm()), rel=1e-3)
+    assert drift.drift(measured(v, v, (a, b))).residual == pytest.approx(
+        1 / float(v.norm()), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +134,7 @@ def test_the_null_is_what_drawn_updates_have(power: float, rank: int, flat: bool
     rng = np.random.default_rng(5)
     a = rng.normal(size=(rank, inp)) * (1.0 if flat else (np.arange(1, rank + 1) ** -1.0)[:, None])
     found = drift.drift(
-        measured(v, v, torch.from_numpy(a), torch.from_numpy(rng.normal(size=(out, rank))))
+        measured(v, v, (torch.from_numpy(a), torch.from_numpy(rng.normal(size=(out, rank)))))
     )
     dense_v = v.numpy()
     cosines, reversions = [], []
@@ -142,7 +158,7 @@ def test_walking_back_by_hand() -> None:
     v[0, 0], v[1, 1] = 3.0, 4.0
     a, b = torch.zeros(1, 8), torch.zeros(8, 1)
     a[0, 0], b[0, 0] = 1.5, -0.5
-    sums = measured(v, v, a, b, 2.0)  # dW[0, 0] = 2 * -0.5 * 1.5 = -1.5
+    sums = measured(v, v, (a, b), 2.0)  # dW[0, 0] = 2 * -0.5 * 1.5 = -1.5
     assert sums.norm == pytest.approx(2.25)
     assert sums.against == pytest.approx(4.5)  # -(-1.5 * 3)
     found = drift.drift(sums)
@@ -157,7 +173,7 @@ def test_the_cosine_is_blind_to_sign_and_the_reversion_is_not() -> None:
     v = spectrum_matrix(40, 40, 1.0, 1)
     left, values, right = torch.linalg.svd(v)
     a, b = right[:4].float(), (left[:, :4] * values[:4]).float()
-    forth, back = (drift.drift(measured(v, v, a, sign * b)) for sign in (1, -1))
+    forth, back = (drift.drift(measured(v, v, (a, sign * b))) for sign in (1, -1))
     assert forth.cosine == pytest.approx(back.cosine, rel=1e-6)
     assert forth.reversion == pytest.approx(-back.reversion, rel=1e-6)
     assert back.undone == pytest.approx(float((values[:4] ** 2).sum() / v.norm() ** 2), rel=1e-5)
@@ -179,8 +195,8 @@ def test_norms_survive_nearly_cancelling_factors() -> None:
 @pytest.mark.parametrize(("a_scale", "b_scale"), [(1e6, 1e-8), (1e-12, 1e12), (1e15, 1e15)])
 def test_extreme_factors_do_not_overflow(a_scale: float, b_scale: float) -> None:
     v, w, a, b = example(1)
-    plain = drift.drift(measured(v, w, a, b))
-    scaled = drift.drift(measured(v, w, a * a_scale, b * b_scale))
+    plain = drift.drift(measured(v, w, (a, b)))
+    scaled = drift.drift(measured(v, w, (a * a_scale, b * b_scale)))
     assert scaled.cosine == pytest.approx(plain.cosine, rel=1e-5)
     assert scaled.reversion == pytest.approx(plain.reversion, rel=1e-5)
     assert scaled.size == pytest.approx(plain.size * a_scale * b_scale, rel=1e-5)
@@ -193,20 +209,23 @@ def test_a_zero_update_has_no_figures() -> None:
 
 def test_rank_above_the_inputs_is_exact() -> None:
     v, w, a, b = example(2, rank=64)
-    found = drift.drift(measured(v, w, a, b))
-    assert found.cosine == pytest.approx(
-        dense(v, w, b.double() @ a.double())["cosine"], rel=1e-5
-    )
+    found = drift.drift(measured(v, w, (a, b)))
+    assert found.cosine == pytest.approx(dense(v, w, b.double() @ a.double())["cosine"], rel=1e-5)
+
+
+def side_by_side(matrices: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return all elements in one column: norms and inner products see nothing else."""
+    return torch.cat([matrix.flatten() for matrix in matrices])
 
 
 def test_the_total_adds_before_it_divides() -> None:
     parts = [example(seed) for seed in (0, 1)]
     total = drift.added(
-        measured(v, w, a, b, module=str(i)) for i, (v, w, a, b) in enumerate(parts)
+        measured(v, w, (a, b), module=str(i)) for i, (v, w, a, b) in enumerate(parts)
     )
     assert total is not None
-    v = torch.block_diag(*(p[0] for p in parts))
-    delta = torch.block_diag(*(p[3].double() @ p[2].double() for p in parts))
+    v = side_by_side(p[0] for p in parts)
+    delta = side_by_side(p[3].double() @ p[2].double() for p in parts)
     found = drift.drift(total)
     assert found.reversion == pytest.approx(
         float(-(delta * v).sum() / (delta.norm() * v.norm())), rel=1e-5
@@ -217,7 +236,9 @@ def test_the_total_adds_before_it_divides() -> None:
 
 def test_the_totals_null_is_what_drawn_updates_have() -> None:
     parts = [example(seed, out=96, inp=80) for seed in (0, 1, 2)]
-    sums = drift.added(measured(v, w, a, b, module=str(i)) for i, (v, w, a, b) in enumerate(parts))
+    sums = drift.added(
+        measured(v, w, (a, b), module=str(i)) for i, (v, w, a, b) in enumerate(parts)
+    )
     assert sums is not None
     found = drift.drift(sums)
     rng = np.random.default_rng(9)
@@ -227,9 +248,7 @@ def test_the_totals_null_is_what_drawn_updates_have() -> None:
         for v, _w, a, b in parts:
             vn, an = v.numpy(), a.double().numpy()
             delta = rng.normal(size=(96, 4)) @ an
-            delta *= np.linalg.norm(b.double().numpy() @ an) / (
-                math.sqrt(96) * np.linalg.norm(an)
-            )
+            delta *= np.linalg.norm(b.double().numpy() @ an) / (math.sqrt(96) * np.linalg.norm(an))
             image = vn @ (vn.T @ delta) / np.linalg.norm(vn)
             inner += (image * delta).sum()
             image2 += (image**2).sum()
@@ -245,10 +264,10 @@ def test_the_totals_null_is_what_drawn_updates_have() -> None:
 
 def test_the_null_does_not_depend_on_global_generators() -> None:
     v, w, a, b = example(4)
-    first = drift.drift(measured(v, w, a, b))
+    first = drift.drift(measured(v, w, (a, b)))
     torch.manual_seed(123)
     np.random.default_rng(3)
     torch.randn(10)
-    second = drift.drift(measured(v, w, a, b))
+    second = drift.drift(measured(v, w, (a, b)))
     assert isinstance(first, Drift)
     assert first == second

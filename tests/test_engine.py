@@ -40,11 +40,9 @@ def run(
     root: Path, base: Factors, aligned: Factors, tasks: list[ModuleTask], workers: int = 2
 ) -> tuple[Outcome, ...]:
     """Write both checkpoints and measure."""
-    pair = [
-        Checkpoint.open(FolderSource(write_checkpoint(root / role, tensors)), role)
-        for role, tensors in (("base", base), ("aligned", aligned))
-    ]
-    return engine.score_modules(tasks, pair[0], pair[1], workers=workers)
+    before = Checkpoint.open(FolderSource(write_checkpoint(root / "base", base)), "base")
+    after = Checkpoint.open(FolderSource(write_checkpoint(root / "aligned", aligned)), "aligned")
+    return engine.score_modules(tasks, before, after, workers=workers)
 
 
 def example() -> tuple[Factors, Factors]:

@@ -16,7 +16,6 @@ Layer: TypeAlias = Literal["linear", "conv1d", "embedding", "other"]
 KNOWN: Mapping[str, Sequence[str] | None] = {
     "llama": ("q_proj", "v_proj"),
     "mistral": ("q_proj", "v_proj"),
-    "ministral": None,
     "qwen2": ("q_proj", "v_proj"),
     "qwen3": ("q_proj", "v_proj"),
     "gemma": ("q_proj", "v_proj"),
@@ -46,7 +45,6 @@ KNOWN: Mapping[str, Sequence[str] | None] = {
     "glm4": None,
     "smollm3": None,
     "seed_oss": None,
-    "nemotron": None,
     "persimmon": None,
     "exaone4": None,
     "helium": None,

@@ -129,25 +129,28 @@ def _judge(config: Config, name: str, value: object) -> bool:
         )
         return True  # PEFT 0.21.2 drops the key; a later version may not
     if not good:
-        imports = name in IMPORTING
-        config.findings.append(
-            remark(
-                "config-imports-code" if imports else "config-value",
-                "block" if imports else "undecided",
-                ("config", name),
-                "PEFT would import the code that this key names"
-                if imports
-                else "the value of this key is not one that PEFT could use",
-                hint="Save the adapter again with save_pretrained(), without editing the config.",
-                got=shown(value),
-                expected=key.expected,
-            )
-        )
-        return imports
+        config.findings.append(_bad_value(name, value, key.expected))
+        return name in IMPORTING  # these do not touch the update
     if not plain:
         _add_variant(config, name, value, key.variant)
         config.spoiled |= key.spoils
     return True
+
+
+def _bad_value(name: str, value: object, expected: str) -> Finding:
+    """Return the finding about a value that PEFT could not use, or should not."""
+    imports = name in IMPORTING
+    return remark(
+        "config-imports-code" if imports else "config-value",
+        "block" if imports else "undecided",
+        ("config", name),
+        "PEFT would import the code that this key names"
+        if imports
+        else "the value of this key is not one that PEFT could use",
+        hint="Save the adapter again with save_pretrained(), without editing the config.",
+        got=shown(value),
+        expected=expected,
+    )
 
 
 def _add_variant(config: Config, name: str, value: object, words: str) -> None:

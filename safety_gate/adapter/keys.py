@@ -90,10 +90,14 @@ def _is(*allowed: object) -> Check:
 
 
 def _imports_nothing_strange(value: object) -> bool:
-    """Tell whether an auto_mapping names transformers only; PEFT imports what it names."""
+    """Tell whether an auto_mapping names transformers only; PEFT imports what it names.
+
+    PEFT reads base_model_class and parent_library (auto.py). Unsloth adds "unsloth_fixed": true.
+    """
     if value is None:
         return True
-    if not isinstance(value, dict) or not value.keys() <= {"base_model_class", "parent_library"}:
+    known = {"base_model_class", "parent_library", "unsloth_fixed"}
+    if not isinstance(value, dict) or not value.keys() <= known:
         return False
     library = value.get("parent_library")
     parts = library.split(".") if isinstance(library, str) else []

@@ -1,7 +1,7 @@
 """The account of an adapter repository: every file, tensor and config key, and what it changes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_CONFIG_BYTES = 2**20  # EVA writes one rank per module: 2,000 lines, about 150 KB
 MAX_CONFIG_DEPTH = 8  # the deepest key of PEFT, use_bdlora, has 3 levels
-LIMIT_BYTES = 20 * 2**30  # of the whole repository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,40 +60,33 @@ def open_adapter(
 ) -> Adapter:
     """Copy, hash and understand an adapter.
 
-    A broken config or tensor file is a finding here and not an error, so that what the other
-    files hold (a pickle, say) is still found.
+    A broken config or tensor file is a finding, not an error: a pickle beside it still counts.
 
     Args:
-        source: the stranger's repository.
+        source: the stranger's repository; SourceError if it cannot be read or copied.
         shapes: of the aligned checkpoint's tensors, by name.
-        model_type: of the aligned checkpoint's config.json; decides how weights are stored.
+        model_type: of its config.json; decides how weights are stored.
         snapshot_dir: an empty or missing folder for the private copy.
-        aligned_files: sha256 of the aligned model's tokenizer and template files by path; None
-            where they are not known.
-
-    Raises:
-        SourceError: the files cannot be read or copied.
+        aligned_files: sha256 of the aligned model's tokenizer files by path; None if not known.
     """
-    private, facts, digest = snapshot(source, snapshot_dir, limit_bytes=LIMIT_BYTES)
+    private, facts, digest = snapshot(source, snapshot_dir)
     try:
         inventory = take_inventory(private, facts, aligned_files)
-        findings = inventory.findings()
-        sizes = {fact.path: fact.size for fact in facts}
-        config = _config(private, sizes)
-        findings += config.findings
-        tensors = _tensors(private, sizes, findings)
+        config = _config(private, facts)
+        findings = [*inventory.findings(), *config.findings]
+        tensors = _tensors(private, facts, findings)
         result = _sorted(tensors, config, shapes, model_type, findings)
     except BaseException:
         private.close()
         raise
-    findings += _model_findings(config, model_type) + _empty_findings(source.name, result, findings)
-    ledger = [*inventory.entries, *config.entries, *(result.entries(tensors) if tensors else ())]
+    findings += _model_findings(config, model_type)
+    findings += _empty_findings(source.name, result, findings)
     return Adapter(
         fact=_fact(source, config, facts, digest),
         findings=tuple(findings),
-        ledger=tuple(ledger),
-        modules=tuple(sorted(result.modules, key=lambda m: m.module)),
-        changed=tuple(sorted(result.changes.values(), key=lambda c: c.name)),
+        ledger=(*inventory.entries, *config.entries, *result.entries(tensors)),
+        modules=tuple(result.modules),
+        changed=tuple(change for _, change in sorted(result.changes.items())),
         source=private,
         tensors=tensors,
     )
@@ -127,9 +119,14 @@ def _fact(source: Source, config: Config, facts: tuple[FileFact, ...], digest: s
     )
 
 
-def _config(private: Source, sizes: Mapping[str, int]) -> Config:
+def _size(facts: Sequence[FileFact], path: str) -> int | None:
+    """Return the size of a file, or None where it is missing."""
+    return next((fact.size for fact in facts if fact.path == path), None)
+
+
+def _config(private: Source, facts: Sequence[FileFact]) -> Config:
     """Read and judge adapter_config.json."""
-    size = sizes.get(CONFIG)
+    size = _size(facts, CONFIG)
     if size is None:
         finding = _missing(CONFIG)
     elif size > MAX_CONFIG_BYTES:
@@ -170,14 +167,15 @@ def _missing(path: str) -> Finding:
 
 
 def _tensors(
-    private: Source, sizes: Mapping[str, int], findings: list[Finding]
+    private: Source, facts: Sequence[FileFact], findings: list[Finding]
 ) -> TensorFile | None:
     """Read the header of the weights; None, with a finding, where that is not possible."""
-    if TENSORS not in sizes:
+    size = _size(facts, TENSORS)
+    if size is None:
         findings.append(_missing(TENSORS))
         return None
     try:
-        return read_header(private, TENSORS, sizes[TENSORS], limits=ADAPTER_LIMITS)
+        return read_header(private, TENSORS, size, limits=ADAPTER_LIMITS)
     except BadTensorFile as error:
         findings.append(finding_from(error, "file"))
         return None
@@ -196,11 +194,10 @@ def _sorted(
     try:
         result = sort_tensors(tensors, config, shapes, model_type)
     except PatternRefused as error:
-        severity = "block" if isinstance(error, PatternTooSlow) else "undecided"
         findings.append(
             remark(
                 error.rule,
-                "block" if severity == "block" else "undecided",
+                "block" if isinstance(error, PatternTooSlow) else "undecided",
                 ("config", error.where),
                 error.what,
                 hint=error.hint,

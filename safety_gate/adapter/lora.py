@@ -19,6 +19,8 @@ from safety_gate.records import Finding, LedgerEntry
 from safety_gate.tensors import TensorEntry, TensorFile, decodable
 
 PREFIX = "base_model.model."
+INNER = (".original_module.", ".modules_to_save.")  # PEFT's own names inside a saved module
+EMBEDDED = ("lora_embedding_A", "lora_embedding_B")
 FACTORS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 
 
@@ -78,8 +80,8 @@ class Sorted:
             found += remark_on_all(rule, severity, (kind, names), what, hint=hint, got=got)
         return found
 
-    def entries(self, file: TensorFile) -> list[LedgerEntry]:
-        """Return the ledger's lines for all tensors."""
+    def entries(self, file: TensorFile | None) -> list[LedgerEntry]:
+        """Return the ledger's lines for all tensors; none for a file that could not be read."""
         scored = {name for m in self.modules for name in (m.a_name, m.b_name)}
         return [
             LedgerEntry(
@@ -89,7 +91,7 @@ class Sorted:
                 accounted=name in scored,
                 scored=name in scored,
             )
-            for name in file.entries
+            for name in (file.entries if file else ())
         ]
 
 
@@ -197,7 +199,7 @@ class _Sorter:
                 self._result.owners[name] = f"factor {factor}"
                 return
         module, _, last = stem.rpartition(".")
-        if last in ("lora_embedding_A", "lora_embedding_B") and module in targeted:
+        if last in EMBEDDED and self._is_embedding(module, targeted):
             self._embedded.add(module)
             self._result.owners[name] = "embedding factor, not scored yet"
         elif self._config.variants and (
@@ -221,7 +223,11 @@ class _Sorter:
         module, _, part = parameter.rpartition(".")
         wrapped = parameter != stem
         is_copy = wrapped and module.rpartition(".")[2] in SAVED_WITH_EMBEDDINGS | EMBEDDINGS
-        if not wrapped and is_saved(module, self._settings.saved):
+        if (
+            not wrapped
+            and not any(part in stem for part in INNER)
+            and is_saved(module, self._settings.saved)
+        ):
             rule, owner = "modules-to-save", "module saved whole, not scored yet"
         elif self._is_trained_bias(module, part, targeted) and parameter in self._shapes:
             rule, owner = "bias-trained", "trained bias, not scored yet"
@@ -235,6 +241,11 @@ class _Sorter:
         self._result.put(rule, name)
         self._result.owners[name] = owner
         self._result.change(parameter, _count(self._shapes.get(parameter, entry.shape)))
+
+    def _is_embedding(self, module: str, targeted: set[str]) -> bool:
+        """Tell whether PEFT puts embedding factors on the module."""
+        shape = self._shapes.get(f"{module}.weight", ())
+        return module in targeted and layer_of(module, shape, self._model_type) == "embedding"
 
     def _is_trained_bias(self, module: str, part: str, targeted: set[str]) -> bool:
         """Tell whether the config's ``bias`` covers the tensor."""

@@ -1,8 +1,6 @@
 """What a file is by its bytes, whatever it is called. Nothing is executed or unpacked."""
 
-import io
 import pickletools
-import struct
 from dataclasses import dataclass
 
 HEAD_BYTES = 64 * 1024  # read from the start; a pickle whose opcodes go on beyond is still one
@@ -10,8 +8,15 @@ TAIL_BYTES = 64 * 1024 + 22  # a zip ends with 22 bytes and a comment of at most
 
 PICKLE, CODE, ARCHIVE, WEIGHTS = "file-pickle", "file-code", "file-archive", "weights-unexpected"
 
-# Opcodes that call, import or restore an object. GLOBAL alone is not enough evidence in a text.
-CALLS = frozenset({"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
+# Opcodes that import something, or ask the loader for an object by name: without one of these a
+# pickle holds plain lists and numbers.
+IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "PERSID"})
+LENGTHS = {  # how pickletools writes "the argument's first bytes are its length"
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
 MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", PICKLE, "a zip archive, as torch.save and numpy.savez write it"),
     (b"\x93NUMPY", PICKLE, "a numpy array file, which can hold pickled objects"),
@@ -36,6 +41,8 @@ MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"lmgg", WEIGHTS, "weights in GGML format"),
     (b"tjgg", WEIGHTS, "weights in GGML format"),
 )
+PROTOCOL = 0x80  # first byte of every pickle since protocol 2
+OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 ZLIB = (b"x\x01", b"x\x9c", b"x\xda")  # joblib's compressed pickles
 ZIP_END = b"PK\x05\x06"
@@ -75,21 +82,38 @@ def sniff(head: bytes, tail: bytes) -> Danger | None:
 
 
 def is_pickle(head: bytes) -> bool:
-    """Tell whether ``head`` starts a pickle that restores objects, or one that does not end.
+    """Tell whether ``head`` starts a pickle that imports something, or one that does not end.
 
-    Reads opcodes as pickletools does, without a stack: nothing is built or imported.
+    Only steps over opcodes and their arguments: nothing is decoded, built or imported.
     """
-    stream = io.BytesIO(head)
-    opcodes: list[str] = []
-    try:
-        for opcode, _, _ in pickletools.genops(stream):
-            opcodes.append(opcode.name)
-    except (ValueError, IndexError, OverflowError, struct.error):
-        # An unknown opcode stops in the middle: no unpickler comes further. Protocol 2 and later
-        # announce themselves, so two good opcodes are enough there.
-        announced = head[:1] == b"\x80" and len(opcodes) > 1
-        return announced or (stream.tell() == len(head) and len(opcodes) > 1)
-    return head[:1] == b"\x80" or not CALLS.isdisjoint(opcodes)
+    seen: list[str] = []
+    at = 0
+    while at < len(head):
+        opcode = OPCODES.get(head[at])
+        if opcode is None:
+            # No unpickler comes further. Protocol 2 and later announce themselves, so one good
+            # opcode behind the announcement is enough there.
+            return head[0] == PROTOCOL and len(seen) > 1
+        seen.append(opcode.name)
+        if opcode.name == "STOP":
+            return head[0] == PROTOCOL or not IMPORTS.isdisjoint(seen)
+        at = _behind_argument(head, at + 1, opcode)
+    # The opcodes go on behind what was read, or the file is cut off.
+    return len(seen) > 1 and (head[0] == PROTOCOL or len(head) >= HEAD_BYTES)
+
+
+def _behind_argument(head: bytes, at: int, opcode: pickletools.OpcodeInfo) -> int:
+    """Return the offset behind the argument that starts at ``at``; the end if it is cut off."""
+    if opcode.arg is None:
+        return at
+    size = opcode.arg.n
+    if size >= 0:
+        return at + size
+    if width := LENGTHS.get(size):
+        return at + width + int.from_bytes(head[at : at + width], "little")
+    for _ in range(2 if opcode.name in ("GLOBAL", "INST") else 1):
+        at = head.find(b"\n", at) + 1 or len(head)
+    return at
 
 
 def _ends_as_zip(tail: bytes) -> bool:

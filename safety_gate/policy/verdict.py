@@ -53,16 +53,19 @@ def decide(
     # A datetime is a date to the type checker, but cannot be compared with one.
     day = date(today.year, today.month, today.day)
     final = with_waivers(policy.waivers, found, adapter_ids=adapter_ids, today=day)
-    return _verdict(policy.coverage, modules, total, final), with_gravest_first(final)
+    return weigh(policy.coverage, modules, total, final), with_gravest_first(final)
 
 
-def _verdict(
+def weigh(
     coverage: Coverage,
     modules: Sequence[ModuleScore],
     total: AdapterScore | None,
     findings: Sequence[Finding],
 ) -> Verdict:
-    """Weigh the findings; Passed stands once, after everything that speaks against it."""
+    """Weigh the findings; Passed stands once, after everything that speaks against it.
+
+    Scores are looked at again here, so that a finding that nobody made cannot let them pass.
+    """
     severities = {finding.severity for finding in findings}
     if "block" in severities:
         return Blocked()

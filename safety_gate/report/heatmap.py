@@ -142,11 +142,11 @@ def unscored_modules(report: Report) -> tuple[str, ...]:
     named = (
         module_of(finding.place.name)
         for finding in report.findings
-        if finding.severity == "undecided" and finding.place.kind in ("module", "tensor")
+        if finding.severity in ("block", "undecided") and finding.place.kind in ("module", "tensor")
     )
     scored = {score.module for score in report.modules}
     missing = [module for module in tensors if module not in unchanged]
-    missing += [module for module in named if module not in scored]
+    missing += [module for module in named if module not in scored | unchanged]
     return tuple(dict.fromkeys(missing))
 
 

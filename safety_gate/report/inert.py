@@ -10,7 +10,6 @@ text is in the JSON report.
 import re
 import string
 from dataclasses import dataclass
-from itertools import pairwise
 
 LONGEST_NAME = 120  # characters shown; a row of a table stays readable
 LONGEST_PROSE = 600  # our longest hint has under 300
@@ -28,6 +27,7 @@ _PLAIN = re.compile(rf"[(\"']*(?:{_NUMBER}|{_WORD})[.,;:!?\"')]*|{_STOP}")
 # GitHub links commits ("a1b2c3d") and issues ("GH-12") in bare text.
 _REFERENCE = re.compile(r"(?i)(?=[a-f]*[0-9])[0-9a-f]{7,40}|gh-[0-9]+")
 _AROUND = re.compile(r"([(\"']*)(.*?)([.,;:!?\"']*)", re.DOTALL)
+_AROUND_CLOSING = re.compile(r"([\"']*)(.*?)([.,;:!?\"')]*)", re.DOTALL)
 _SIGNS = {"<": "&lt;", "<=": "&lt;=", ">": "&gt;", ">=": "&gt;=", "&": "&amp;"} | {
     sign: sign for sign in ("=", "+", "-", "–", "—", "×", "±", "·", "→", "≤", "≥", "≠", "/")
 }
@@ -56,10 +56,8 @@ def shown(text: str, limit: int = LONGEST_NAME) -> str:
         return _EMPTY
     # Each character shows as at least one, so no more than these can ever be seen.
     seen = text if len(text) <= 2 * limit else text[:limit] + text[-limit:]
-    padded = f" {seen} "  # a blank at either end counts as doubled, and is escaped
-    units = [
-        _unit(before, char, after) for (before, char), (_, after) in pairwise(pairwise(padded))
-    ]
+    neighbours = zip(("", *seen), seen, (*seen[1:], ""), strict=False)
+    units = [_unit(before, char, after) for before, char, after in neighbours]
     if sum(map(len, units)) <= limit and seen is text:
         return "".join(units)
     room = limit - len(_ELISION)
@@ -70,9 +68,10 @@ def shown(text: str, limit: int = LONGEST_NAME) -> str:
 
 def _unit(before: str, char: str, after: str) -> str:
     """Show one character; what it stands between decides about colons and blanks."""
-    doubled = char in (before, after)
-    # "::" starts a command in the log of a GitHub runner; blanks at the edge would not be seen.
-    if char in _HARMLESS and not (char in ": " and doubled):
+    # Blanks at an edge would not be seen, and "::" starts a command in the log of a GitHub runner,
+    # also where one of the colons belongs to the sentence around the name.
+    edge_or_double = not before or not after or char in (before, after)
+    if char in _HARMLESS and not (char in ": " and edge_or_double):
         return char
     return f"%{ord(char):02X}" if ord(char) < 0x80 else f"{{U+{ord(char):04X}}}"
 
@@ -101,7 +100,8 @@ def markdown_prose(text: str) -> str:
     if len(parts) % 2 == 0:  # an odd backtick: none of them means anything
         parts = [text[:LONGEST_PROSE]]
     pieces = [code_span(part) if index % 2 else _words(part) for index, part in enumerate(parts)]
-    return "".join(pieces).strip()
+    # Two spans that touch would read as one with a longer fence.
+    return "".join(pieces).replace("``", "` `").strip()
 
 
 def _words(text: str) -> str:
@@ -124,7 +124,8 @@ def _coded(word: str) -> str:
     inner = word.rstrip(".,;:!?")
     if len(inner) > 2 and inner[0] == "(" and inner[-1] == ")":
         return f"({_word(inner[1:-1])}){word[len(inner) :]}"
-    match = _AROUND.fullmatch(word)
+    # The bracket of "save_pretrained()" belongs to the word, that of "(see config.json)" does not.
+    match = (_AROUND if "(" in word else _AROUND_CLOSING).fullmatch(word)
     before, core, after = match.groups() if match else ("", word, "")
     return f"{before}{code_span(core)}{after}" if core else code_span(word)
 

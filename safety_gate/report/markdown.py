@@ -1,6 +1,7 @@
 """The Markdown report, for job summaries, pull requests and the Hub."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import assert_never
 
@@ -98,6 +99,7 @@ def square(shade: Shade) -> str:
             assert_never(shade)
 
 
+@cache
 def _environment() -> Environment:
     # Autoescape would turn quotes inside code spans into entities; finalize sees every value.
     env = Environment(

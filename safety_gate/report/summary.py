@@ -109,7 +109,7 @@ def summarise(report: Report) -> Summary:
         more_reasons=len(reasons[MOST_REASONS:]),
         steps=steps[:MOST_STEPS],
         more_steps=len(steps[MOST_STEPS:]),
-        evidence=_evidence(report.evidence),
+        evidence=_evidence(report),
         groups=groups,
     )
 
@@ -180,7 +180,7 @@ def _reasons(report: Report, groups: tuple[Group, ...]) -> tuple[Reason, ...]:
         case _:
             assert_never(report.verdict)
     reasons = tuple(
-        Reason(what=group.what, where=(group.where,))
+        Reason(what=group.what, where=() if group.where == Prose(WHOLE_ADAPTER) else (group.where,))
         for group in groups
         if group.severity == gravest
     )
@@ -234,10 +234,12 @@ def _steps(report: Report) -> tuple[Prose, ...]:
     return tuple(map(Prose, dict.fromkeys(hints))) or (Prose(otherwise),)
 
 
-def _evidence(evidence: str) -> tuple[Prose, ...]:
+def _evidence(report: Report) -> tuple[Prose, ...]:
     """Say what the verdict rests on, and what it does not show."""
-    if evidence != WEIGHTS_ONLY:
-        return (Prose(evidence),)
+    if report.evidence != WEIGHTS_ONLY:
+        return (Prose(report.evidence),)
+    if report.total is None:
+        return (Prose("none: no weights were scored, and the model itself was not asked."),)
     return (
         Prose("weights only: the model itself was not asked."),
         Prose("Weights show drift from the alignment; they cannot show that an adapter is safe."),
