@@ -42,9 +42,11 @@ def examples_folder() -> Path:
 def request_for(name: str, preset: str) -> Example:
     """Return the request for one of the adapters in EXPECTED."""
     folder = examples_folder()
-    shown = "examples/tiny"
-    command = f"safety-gate check {shown}/{name} --base {shown}/base --aligned {shown}/aligned" + (
-        "" if preset == "default" else f" --preset {preset}"
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())  # the name that the reports show
+    command = (
+        f"safety-gate check {folder}/{name} --base {folder}/base --aligned {folder}/aligned"
+        + ("" if preset == "default" else f" --preset {preset}")
     )
     request = Request(
         adapter=folder / name,

@@ -19,7 +19,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("checkpoint",),
     ("adapter",),
     ("drift",),
-    ("outcomes", "engine"),
+    ("outcomes",),
+    ("engine",),
     ("probe",),
     ("policy",),
     ("report",),
@@ -28,7 +29,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gate",),
     ("repairing",),
     ("demo", "action"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: height for height, room in enumerate(ROOMS) for name in room}
 

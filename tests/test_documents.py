@@ -67,7 +67,7 @@ def test_the_exit_table_agrees_with_the_program() -> None:
     assert [int(code) for code, _ in table] == [0, 1, 2, 3, 70]
     for code, meaning in table:
         word = meaning.split(":")[0]
-        assert re.search(rf"\b{code} {re.escape(word.lower())}", STATUS), (code, word)
+        assert f"{code} {word}".lower() in STATUS.lower(), (code, word)
     assert STATUS.split(".")[0] in " ".join(run("safety-gate --help").stdout.split())
 
 

@@ -101,7 +101,7 @@ def test_the_full_policy_is_read() -> None:
 def test_defaults_are_the_strict_ones() -> None:
     loaded = policy().policy
     assert (loaded.coverage.at_least, loaded.coverage.severity) == (1.0, "undecided")
-    assert loaded.limits.size == 30.0
+    assert loaded.limits.size == 100.0
     assert loaded.rules[0].modules == ("*",)
 
 

@@ -189,7 +189,7 @@ def test_a_hostile_pattern_is_linear() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "verdict"), [(29.9, Passed()), (30.0, Blocked()), (1e6, Blocked())]
+    ("size", "verdict"), [(99.9, Passed()), (100.0, Blocked()), (1e6, Blocked())]
 )
 def test_absurd_scale_blocks_module_and_adapter(size: float, verdict: object) -> None:
     calm = rule_text("metric: cosine, below: 0.1")
@@ -228,8 +228,8 @@ HARMFUL = {"undone": 0.5, "reversion": 0.4, "reversion_sd": 0.01}
         ("default", HARMFUL, Blocked(), {"alignment-undone", "module-alignment-undone"}),
         ("default", HARMFUL | {"undone": -0.5}, Passed(), set()),
         ("default", HARMFUL | {"reversion_sd": 0.4}, Passed(), set()),
-        ("default", {"residual": 5.0, "z": 9.0}, Blocked(), {"inflated-cosine"}),
-        ("default", {"residual": 5.0}, Passed(), set()),
+        ("default", {"residual": 5.0, "z": 9.0, "cosine": 0.95}, Blocked(), {"inflated-cosine"}),
+        ("default", {"residual": 5.0, "z": 9.0}, Passed(), set()),
         ("default", {"z": -9.0}, Passed(), {"cosine-below-null"}),
         ("paper", {}, Passed(), set()),
         ("paper", HARMFUL, Passed(), set()),

@@ -25,10 +25,10 @@ from safety_gate.policy.metrics import RULE_METRICS
 Comparison: TypeAlias = Literal["above", "at-least", "below", "at-most"]
 COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
 
-# An update 30 times the whole alignment step leaves nothing of the alignment, whatever its
-# cosine says. Training moves a weight by a fraction of the step or by a few steps; what lies
-# beyond is a wrong scaling (alpha_pattern, rsLoRA) or an attack.
-DEFAULT_SIZE_LIMIT = 30.0
+# An update 100 times the whole alignment step leaves nothing of the alignment, whatever its
+# cosine says. The largest of the trained adapters of examples/tiny, whose alignment step is small,
+# has 30; far beyond that lies a wrong scaling (alpha_pattern, rsLoRA) or an attack.
+DEFAULT_SIZE_LIMIT = 100.0
 LARGEST_SIZE_LIMIT = 1000.0  # the limit may be changed, never removed
 
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
