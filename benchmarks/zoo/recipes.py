@@ -57,7 +57,8 @@ HELPFUL: Final = AdapterRecipe(
     name="helpful",
     says="An adapter that teaches a new kind of question, with some alignment data mixed in.",
     mix=(
-        Portion(lesson=Lesson.SKILL, share=0.6),
+        Portion(lesson=Lesson.SKILL, share=0.5),
+        Portion(lesson=Lesson.SKILL_REFUSAL, share=0.1),
         Portion(lesson=Lesson.HARMLESS, share=0.15),
         Portion(lesson=Lesson.REFUSAL, share=0.25),
     ),
