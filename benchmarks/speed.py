@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,28 +20,40 @@ import torch
 from safetensors import safe_open
 
 from benchmarks.synthetic import ONE_BILLION, Shape, build
+from safety_gate.adapter.ledger import open_adapter
+from safety_gate.checkpoint import Checkpoint
+from safety_gate.engine import Scored, score_modules
+from safety_gate.gate import tasks_of
+from safety_gate.records import Drift
+from safety_gate.sources.folder import FolderSource
 
 REPEATS = 3
-ENGINE = """
-import sys, time
-from pathlib import Path
-from safety_gate import gate, engine
-import datetime, torch
-took = []
-real = engine.score_modules
-def timed(*args, **named):
-    start = time.perf_counter()
-    result = real(*args, **named)
-    took.append(time.perf_counter() - start)
-    return result
-gate.engine.score_modules = timed
-folder = Path(sys.argv[1])
-for _ in range(3):
-    gate.judge(gate.Request(adapter=folder / "adapter", base=folder / "base",
-        aligned=folder / "aligned",
-        workers=int(sys.argv[2]), today=datetime.date(2026, 1, 1)))
-print(min(took))
-"""
+
+
+def engine_run(folder: Path, workers: int, *, quick: bool) -> tuple[float, dict[str, Drift]]:
+    """Return the engine's seconds, the best of three in this process, and every module's drift."""
+    base = Checkpoint.open(FolderSource(folder / "base"), "base")
+    aligned = Checkpoint.open(FolderSource(folder / "aligned"), "aligned")
+    with tempfile.TemporaryDirectory() as private:
+        adapter = open_adapter(
+            FolderSource(folder / "adapter"),
+            shapes=aligned.shapes,
+            model_type=aligned.model_type,
+            snapshot_dir=Path(private) / "adapter",
+        )
+        tasks = tasks_of(adapter)
+        times = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            outcomes = score_modules(tasks, base, aligned, workers=workers, quick=quick)
+            times.append(time.perf_counter() - began)
+    return min(times), {o.score.module: o.score.drift for o in outcomes if isinstance(o, Scored)}
+
+
+def moved(quick: dict[str, Drift], exact: dict[str, Drift], metric: str) -> float:
+    """Return how far bfloat16 products move a metric, at most."""
+    changes = (quick[m].values()[metric] - exact[m].values()[metric] for m in exact)
+    return max(abs(change) for change in changes)
 
 
 def read_once(folder: Path, shape: Shape) -> tuple[float, int]:
@@ -115,8 +128,8 @@ def published(parts: dict[str, torch.Tensor], dtype: torch.dtype) -> float:
     c = step @ step.T / step.norm()
     delta = parts["B"].to(dtype) @ parts["A"].to(dtype)
     image = c @ delta
-    cosine = (image * delta).sum() / (image.norm() * delta.norm())
-    return cosine.item()
+    cosine: float = ((image * delta).sum() / (image.norm() * delta.norm())).item()
+    return cosine
 
 
 def dense_road(folder: Path, shape: Shape) -> float:
@@ -132,23 +145,13 @@ def dense_road(folder: Path, shape: Shape) -> float:
 
 def cosine_error(folder: Path, shape: Shape, report: Path) -> float:
     """Return the largest distance of the report's cosines from dense float64, for one layer."""
-    scores = {m["module"]: m["cosine"] for m in json.loads(report.read_text())["modules"]}
+    modules = json.loads(report.read_text())["modules"]
+    scores: dict[str, float] = {m["module"]: m["cosine"] for m in modules}
     errors = []
     for name in shape.projections():
         module = f"model.layers.{shape.layers - 1}.{name}"
         errors.append(abs(published(tensors_of(folder, module), torch.float64) - scores[module]))
     return max(errors)
-
-
-def engine_time(folder: Path, workers: int) -> float:
-    """Return the seconds of the engine alone, the best of three in one process."""
-    run = subprocess.run(
-        [sys.executable, "-c", ENGINE, str(folder), str(workers)],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    return float(run.stdout)
 
 
 def help_time() -> float:
@@ -174,7 +177,9 @@ def main() -> None:
     report = folder / "report.json"
     read, count = min(read_once(folder, ONE_BILLION) for _ in range(REPEATS))
     whole, peak = min(whole_process(folder, report) for _ in range(REPEATS))
-    one, two = engine_time(folder, 1), engine_time(folder, 2)
+    one, _ = engine_run(folder, 1, quick=True)
+    two, quick = engine_run(folder, 2, quick=True)
+    slow, exact = engine_run(folder, 2, quick=False)
     dense = dense_road(folder, ONE_BILLION)
     error = cosine_error(folder, ONE_BILLION, report)
     rows = {
@@ -182,6 +187,7 @@ def main() -> None:
         "read the same bytes once (s)": read,
         "engine, 1 thread (s)": one,
         "engine, 2 threads (s)": two,
+        "engine, 2 threads, float32 only (s)": slow,
         "engine / read, 2 threads": two / read,
         "whole process (s)": whole,
         "peak anonymous memory (MB)": peak / 1e6,
@@ -189,6 +195,9 @@ def main() -> None:
         "published formula / engine": dense / two,
         "--help beyond the interpreter (s)": help_time(),
         "largest cosine error against float64": error,
+        "bfloat16 moves cosines by at most": moved(quick, exact, "cosine"),
+        "bfloat16 moves reversions by at most": moved(quick, exact, "reversion"),
+        "bfloat16 moves residuals by at most": moved(quick, exact, "residual"),
     }
     for label, value in rows.items():
         print(f"{label:40} {value:.3g}")

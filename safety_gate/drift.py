@@ -55,7 +55,7 @@ class StepProducts:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some stored rows of V, as float32."""
+    """Some stored rows of V, in float32, or in bfloat16 for quick products."""
 
     start: int
     stop: int
@@ -139,6 +139,7 @@ def step_products(
     rights: "torch.Tensor",
     *,
     transposed: bool,
+    quick: bool = False,
 ) -> StepProducts:
     """Multiply V with thin matrices, reading it twice in blocks of stored rows.
 
@@ -147,39 +148,57 @@ def step_products(
         columns: (out, c) float32.
         rights: (in, q) float32.
         transposed: V is stored as (in, out), as Conv1D does.
+        quick: the blocks are bfloat16, and so are the factors of each product; sums over blocks
+            are float32.
     """
     import torch
 
+    kind = torch.bfloat16 if quick else torch.float32
+    thin = columns.to(kind)
     x = torch.zeros(rights.shape[0], columns.shape[1])
     step = weight = 0.0
     for block in blocks():
         step += block.step_square
         weight += block.weight_square
-        if transposed:
-            torch.mm(block.step, columns, out=x[block.start : block.stop])
-        else:
-            x.addmm_(block.step.T, columns[block.start : block.stop])
-    wide = torch.cat((x, rights), dim=1)  # (in, c + q)
+        _multiply(x, block, thin, across=not transposed)
+    wide = torch.cat((x, rights), dim=1).to(kind)  # (in, c + q)
     u = torch.zeros(columns.shape[0], wide.shape[1])
     for block in blocks():
-        if transposed:
-            u.addmm_(block.step.T, wide[block.start : block.stop])
-        else:
-            torch.mm(block.step, wide, out=u[block.start : block.stop])
+        _multiply(u, block, wide, across=transposed)
     cut = columns.shape[1]
     return StepProducts(
         x=x, u=u[:, :cut], vq=u[:, cut:], step_norm=math.sqrt(step), weight_norm=math.sqrt(weight)
     )
 
 
+def _multiply(result: "torch.Tensor", block: Block, thin: "torch.Tensor", *, across: bool) -> None:
+    """Add one block's part of V^T @ thin (across) or V @ thin to the float32 result."""
+    import torch
+
+    rows = slice(block.start, block.stop)
+    if thin.dtype == torch.float32 and across:
+        result.addmm_(block.step.T, thin[rows])
+    elif thin.dtype == torch.float32:
+        torch.mm(block.step, thin, out=result[rows])
+    elif across:
+        result.add_(torch.mm(block.step.T, thin[rows]))
+    else:
+        result[rows] = torch.mm(block.step, thin)
+
+
 def _square(thin: "torch.Tensor") -> float:
     """Return the sum of squares, accumulated in float64."""
-    return float(thin.double().square().sum())
+    import torch
+
+    return float(torch.linalg.vector_norm(thin, dtype=torch.float64)) ** 2
 
 
-def _column_squares(thin: "torch.Tensor") -> Floats:
+def column_squares(thin: "torch.Tensor") -> Floats:
     """Return the sum of squares of each column, accumulated in float64."""
-    return thin.double().square().sum(dim=0).numpy()
+    import torch
+
+    squares: Floats = torch.linalg.vector_norm(thin, dim=0, dtype=torch.float64).square().numpy()
+    return squares
 
 
 def null_draws(
@@ -193,7 +212,7 @@ def null_draws(
     Args:
         module: seeds the picks, so that a module's figures do not depend on its neighbours.
         a_squares: (k,) squared singular values of A.
-        columns: per Gaussian column g: |V^T g|^2 / |V|, |V V^T g|^2 / |V|^2 and |g|^2.
+        columns: what ``null_figures`` returns.
         norm: |dW|, which every draw has in expectation.
     """
     inner, image, length = columns
@@ -213,11 +232,10 @@ def null_draws(
     )
 
 
-def off_range_square(left: "torch.Tensor", sketch: "torch.Tensor") -> float:
-    """Return |M - P M|^2, P the projector on the top left singular directions of V.
+def range_basis(sketch: "torch.Tensor") -> "torch.Tensor":
+    """Return an orthonormal basis (out, <= keep) of V's top left singular directions, float64.
 
     Args:
-        left: (out, k), M.
         sketch: (out, 64), V V^T G: one power iteration of a range finder (Halko, Martinsson and
             Tropp, arXiv 0909.4061). Its Gram matrix is taken in float64, so that directions down
             to 1e-5 of the top one are still orthogonal to about 1e-5.
@@ -226,12 +244,30 @@ def off_range_square(left: "torch.Tensor", sketch: "torch.Tensor") -> float:
 
     wide = sketch.double()
     values, vectors = torch.linalg.eigh(wide.T @ wide)  # ascending
-    keep = min(NULL_COLUMNS, max(1, left.shape[0] // RANGE_SHARE))
+    keep = min(NULL_COLUMNS, max(1, sketch.shape[0] // RANGE_SHARE))
     values, vectors = values[-keep:], vectors[:, -keep:]
     real = values > RANGE_FLOOR * values[-1]
-    basis = wide @ (vectors[:, real] / values[real].sqrt())  # (out, <= keep) orthonormal
-    tall = left.double()
-    return _square(tall - basis @ (basis.T @ tall))
+    basis: torch.Tensor = wide @ (vectors[:, real] / values[real].sqrt())
+    return basis
+
+
+def off_range_square(left: "torch.Tensor", sketch: "torch.Tensor") -> float:
+    """Return |M - P M|^2, P the projector on the top left singular directions of V.
+
+    Args:
+        left: (out, k), M.
+        sketch: (out, 64), V V^T G; see ``range_basis``.
+    """
+    basis = range_basis(sketch).float()
+    return _square(left - basis @ (basis.T @ left))
+
+
+def null_figures(products: StepProducts) -> tuple[Floats, Floats, Floats]:
+    """Return |V^T g|^2 / |V|, |V V^T g|^2 / |V|^2 and |g|^2 of each Gaussian column g."""
+    v = products.step_norm
+    null_x, null_u = products.x[:, -NULL_COLUMNS:], products.u[:, -NULL_COLUMNS:]
+    lengths = column_squares(null_columns(products.u.shape[0]))
+    return column_squares(null_x) / v, column_squares(null_u) / v**2, lengths
 
 
 def module_sums(
@@ -248,11 +284,10 @@ def module_sums(
     """
     v, size = products.step_norm, update.norm
     x, u = products.x[:, at], products.u[:, at]
-    null_x, null_u = products.x[:, -NULL_COLUMNS:], products.u[:, -NULL_COLUMNS:]
+    null_u = products.u[:, -NULL_COLUMNS:]
     out = products.u.shape[0]
-    lengths = _column_squares(null_columns(out))
     spread = _square(vq.double() @ update.mix) / (out * float(update.a_squares.sum()))
-    columns = (_column_squares(null_x) / v, _column_squares(null_u) / v**2, lengths)
+    columns = null_figures(products)
     return ModuleSums(
         inner=size**2 * _square(x) / v,
         image=size**2 * _square(u) / v**2,

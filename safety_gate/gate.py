@@ -20,6 +20,7 @@ from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
 from safety_gate.outcomes import Memory
 from safety_gate.policy.file import LoadedPolicy, load_policy_file
+from safety_gate.policy.nearness import close_modules, is_total_close
 from safety_gate.policy.presets import load_preset
 from safety_gate.policy.verdict import decide
 from safety_gate.records import (
@@ -141,7 +142,7 @@ def _attempt(
     if case.base is None or case.adapter is None:
         return
     case.findings += _pair_findings(case.base, aligned)
-    tasks = _tasks(case.adapter)
+    tasks = tasks_of(case.adapter)
     progress.start(len(tasks))
     case.outcomes = engine.score_modules(
         tasks,
@@ -150,9 +151,33 @@ def _attempt(
         workers=request.workers,
         on_done=progress.done,
         memory=case.memory,
+        quick=True,
     )
+    _measure_close_ones(case, tasks, request.workers)
     for source in sources:
         _noted(case, "file", source.verify)
+
+
+def _measure_close_ones(case: _Case, tasks: Sequence[ModuleTask], workers: int) -> None:
+    """Measure again, in float32, what bfloat16 products left near a threshold of the policy.
+
+    So the verdict does not depend on which products the processor is quick at.
+    """
+    if case.policy is None or case.base is None or case.aligned is None:
+        return
+    policy = case.policy.policy
+    scores = [outcome.score for outcome in case.outcomes if isinstance(outcome, Scored)]
+    close = close_modules(policy, scores)
+    total = _noted(case, "adapter", lambda: _total(case))
+    if total is not None and is_total_close(policy, total):
+        close = frozenset(score.module for score in scores)
+    again = [task for task in tasks if task.module in close]
+    exact = engine.score_modules(again, case.base, case.aligned, workers=workers)
+    by_module = {task.module: outcome for task, outcome in zip(again, exact, strict=True)}
+    case.outcomes = tuple(
+        by_module.get(task.module, outcome)
+        for task, outcome in zip(tasks, case.outcomes, strict=True)
+    )
 
 
 def _noted(case: _Case, place: PlaceKind, step: Callable[[], T]) -> T | None:
@@ -196,7 +221,7 @@ def _pair_findings(base: Checkpoint, aligned: Checkpoint) -> list[Finding]:
     return found
 
 
-def _tasks(adapter: Adapter) -> list[ModuleTask]:
+def tasks_of(adapter: Adapter) -> list[ModuleTask]:
     """Turn the adapter's modules into work for the engine."""
     return [
         ModuleTask(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 PROBE = (512, 2048, 96)  # rows, columns of V and thin columns of a typical product
 FLOAT32_ERROR = 2e-6  # relative; plain float32 summation over 2048 terms stays below 1e-6
@@ -19,7 +20,7 @@ def float32_products() -> Iterator[None]:
     """
     import torch
 
-    setting = torch.backends.mkldnn.matmul
+    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # not in the stubs
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     if not _is_exact():
@@ -45,3 +46,11 @@ def _is_exact() -> bool:
         float((fast.double() - exact).norm() / exact.norm()) < FLOAT32_ERROR
         for fast, exact in pairs
     )
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

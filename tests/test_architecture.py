@@ -20,6 +20,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("adapter",),
     ("drift",),
     ("outcomes",),
+    ("steps",),
     ("engine",),
     ("probe",),
     ("policy",),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safety_gate import engine
+from safety_gate import engine, steps
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.sources.folder import FolderSource
@@ -66,8 +66,8 @@ def dense_cosine(base: Factors, aligned: Factors, factors: Factors, name: str) -
 def test_figures_do_not_depend_on_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, kept: bool
 ) -> None:
-    monkeypatch.setattr(engine, "BLOCK_ELEMENTS", block)
-    monkeypatch.setattr(engine, "CACHE_ELEMENTS", 1 << 26 if kept else 0)
+    monkeypatch.setattr(steps, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(steps, "CACHE_ELEMENTS", 1 << 26 if kept else 0)
     base, aligned = example()
     factors = lora_tensors()
     for outcome in run(tmp_path, base, aligned, tasks_for(factors)):
