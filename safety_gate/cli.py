@@ -2,17 +2,18 @@
 
 import datetime
 import errno
+import importlib
 import io
 import os
 import sys
-import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import click
 
 from safety_gate import __version__
+from safety_gate.cli_parts import FILE, FOLDER, PRESETS, STATUS, progress_bar, write_whole
 from safety_gate.errors import GateError
 
 if TYPE_CHECKING:
@@ -20,11 +21,35 @@ if TYPE_CHECKING:
     from safety_gate.records import Report
 
 USAGE, UNDECIDED, BUG, INTERRUPTED = 2, 3, 70, 130
-STATUS = (
-    "Exit status: 0 passed, 1 blocked, 2 wrong usage, 3 undecided (could not judge),"
-    " 70 a bug of Safety Gate."
-)
-PRESETS = ("default", "paper")
+
+
+class Door(click.Group):
+    """Commands that are imported when they are used, so that --help stays quick."""
+
+    later: ClassVar[dict[str, tuple[str, str]]] = {  # name: (module, first line of its help)
+        "repair": ("safety_gate.cli_repair", "Write a repaired copy of an adapter and judge it."),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*super().list_commands(ctx), *self.later})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; this is where it is imported."""
+        if cmd_name not in self.later:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(self.later[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        rows = []
+        for name in self.list_commands(ctx):
+            own = self.commands.get(name)
+            rows.append((name, own.get_short_help_str(60) if own else self.later[name][1]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def main() -> NoReturn:
@@ -57,14 +82,10 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-@click.group(epilog=STATUS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Door, epilog=STATUS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="safety-gate")
 def cli() -> None:
     """Decide whether a fine-tuned adapter may be released."""
-
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @cli.command(epilog=STATUS)
@@ -155,27 +176,10 @@ def demo(preset: str) -> None:
 
 def _judged(request: "Request") -> "Report":
     """Judge with a progress bar on a terminal, and without one in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
     from safety_gate import gate
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return gate.judge(request)
-    columns = (TextColumn("Measuring modules"), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-        line = bar.add_task("modules", total=None)
-
-        class Shown(gate.Progress):
-            def start(self, modules: int) -> None:
-                bar.update(line, total=modules)
-
-            def done(self, module: str) -> None:
-                bar.advance(line)
-
-        return gate.judge(request, Shown())
+    with progress_bar() as progress:
+        return gate.judge(request, progress)
 
 
 def _tell(report: "Report", style: str, output: Path | None) -> None:
@@ -202,18 +206,3 @@ def _tell(report: "Report", style: str, output: Path | None) -> None:
     else:
         write_whole(output, text)
         click.echo(f"{report.verdict.word}: the report is in {output}", err=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside, then rename, so that a half-written file never has the name."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

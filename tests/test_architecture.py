@@ -30,6 +30,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("gate",),
     ("repairing",),
     ("demo", "action"),
+    ("cli_parts",),
+    ("cli_repair",),
     ("cli",),
     ("__main__",),
 )

@@ -218,3 +218,10 @@ def test_the_second_road_on_the_trained_adapters() -> None:
                 error = abs(module[metric] - float(value))
                 assert error < 1e-5 * max(1.0, float(value)), (name, module["module"], metric)
     assert torch.isfinite(v).all()
+
+
+def test_commands_that_are_imported_later_are_there() -> None:
+    for name in ("repair",):
+        run = gate(name, "--help")
+        assert run.returncode == 0, run.stderr
+        assert "Exit status" in run.stdout

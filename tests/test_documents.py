@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safety_gate import __version__
-from safety_gate.cli import STATUS
+from safety_gate.cli_parts import STATUS
 from safety_gate.records import METRICS
 
 ROOT = Path(__file__).parent.parent

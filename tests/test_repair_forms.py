@@ -38,7 +38,8 @@ def dense(factors: Factors) -> torch.Tensor:
 def nearest(whole: torch.Tensor, rank: int) -> torch.Tensor:
     """Return the truncated SVD of a full matrix: the slow road."""
     u, s, vh = torch.linalg.svd(whole, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vh[:rank]
+    best: torch.Tensor = (u[:, :rank] * s[:rank]) @ vh[:rank]
+    return best
 
 
 def assert_near(ours: torch.Tensor, theirs: torch.Tensor, relative: float) -> None:

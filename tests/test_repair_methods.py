@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from safety_gate import engine
+from safety_gate import steps as blocks
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.outcomes import ModuleTask, Scored
 from safety_gate.repair import forecast
@@ -61,10 +62,11 @@ def watched(
         {name: tensor.T.contiguous() if transposed else tensor for name, tensor in each.items()}
         for each in (base, aligned)
     ]
-    pair = [
-        Checkpoint.open(FolderSource(write_checkpoint(root / role, tensors)), role)
+    folders = [
+        FolderSource(write_checkpoint(root / role, tensors))
         for role, tensors in zip(("base", "aligned"), stored, strict=True)
     ]
+    pair = Checkpoint.open(folders[0], "base"), Checkpoint.open(folders[1], "aligned")
 
     def task(name: str, shape: tuple[int, int]) -> ModuleTask:
         own = factors_for(name, rank=rank)
@@ -89,25 +91,28 @@ def dense(factors: Factors) -> torch.Tensor:
 
 def by_formula(method: Method, v: torch.Tensor, delta: torch.Tensor, rank: int) -> torch.Tensor:
     """Return the repaired update of a full matrix, from the formulas of docs/repair.md."""
+    new: torch.Tensor
     match method:
         case SafeLora():
-            return v @ v.T / v.norm() @ delta
+            new = v @ v.T / v.norm() @ delta
         case Scale(factor=factor):
-            return factor * delta
+            new = factor * delta
         case Drop():
-            return torch.zeros_like(delta)
+            new = torch.zeros_like(delta)
         case Project(top=top, energy=energy):
             u, s, _ = torch.linalg.svd(v, full_matrices=False)
             shares = s.square().cumsum(0) / s.square().sum()
             k = top if top is not None else int((shares < (energy or 0.0)).sum()) + 1
-            return u[:, :k] @ u[:, :k].T @ delta
+            new = u[:, :k] @ u[:, :k].T @ delta
         case Unrevert(keep=keep, most=most):
             rows = torch.linalg.svd(delta).Vh[:rank]
             within = v @ rows.T @ rows
             inner = float((delta * v).sum())
             c = min(most, (1 - keep) * -inner / float(within.square().sum()))
-            return delta + c * within if inner < 0 else delta
-    raise AssertionError(method)
+            new = delta + c * within if inner < 0 else delta
+        case _:
+            raise AssertionError(method)
+    return new
 
 
 METHODS: list[Method] = [
@@ -130,8 +135,8 @@ METHODS: list[Method] = [
 def test_methods_equal_their_formulas(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, kept: bool, transposed: bool
 ) -> None:
-    monkeypatch.setattr(engine, "BLOCK_ELEMENTS", 64)
-    monkeypatch.setattr(engine, "CACHE_ELEMENTS", 1 << 26 if kept else 0)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 64)
+    monkeypatch.setattr(blocks, "CACHE_ELEMENTS", 1 << 26 if kept else 0)
     watch = Watch(needs_of(method))
     watched(tmp_path, watch, transposed=transposed)
     for name, v in steps().items():

@@ -1,0 +1,309 @@
+"""The command ``repair``: parse, call, print, exit status."""
+
+import datetime
+import io
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from safety_gate.cli_parts import FILE, FOLDER, PRESETS, STATUS, progress_bar, write_whole
+from safety_gate.repair.forms import FORMS, Merge
+from safety_gate.repair.methods import (
+    Attenuate,
+    Drop,
+    Method,
+    Project,
+    SafeLora,
+    SafeMerge,
+    Scale,
+    Unrevert,
+)
+from safety_gate.repair.plan import Auto, Choice, Order, Plan
+from safety_gate.repair.refusal import CannotRepair
+from safety_gate.repair.selection import Below, Every, Flagged, Lowest, Selection
+from safety_gate.repair.writing import Layout
+
+if TYPE_CHECKING:
+    from safety_gate.repair.record import Repaired
+
+Given = Mapping[str, Any]  # the options by name, as click parsed them
+
+MERGE = ("weights", "merge_ratio", "form", "density", "majority_sign", "rank", "seed")
+# Which options belong to which method; any other beside it is a misunderstanding.
+OWN: Mapping[str, tuple[str, ...]] = {
+    "safemerge": (*MERGE, "safety_adapter", "any_safety_base"),
+    "safelora": (),
+    "project": ("top", "energy"),
+    "scale": ("factor",),
+    "drop": (),
+    "attenuate": ("strength",),
+    "unrevert": ("keep",),
+    "auto": ("safety_adapter", "any_safety_base"),
+}
+SELECTING = ("cos_threshold", "lowest", "select")
+BY_COSINE = ("safemerge", "safelora")  # published with a threshold, which has no good default
+
+
+class Weights(click.ParamType[tuple[float, float]]):
+    """Two numbers: "0.8,0.2", or "[0.8, 0.2]" as the published command takes them."""
+
+    name = "A,S"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Return (adapter, safety adapter)."""
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        parts = re.sub(r"[\[\]()\s]", "", str(value)).split(",")
+        try:
+            task, safety = (float(part) for part in parts)
+        except ValueError:
+            self.fail("give two numbers, such as 0.8,0.2", param, ctx)
+        return task, safety
+
+
+def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Return one decorator for several options, so that they stand together in --help."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+INPUTS = options(
+    click.argument("adapter", type=FOLDER),
+    click.option("--base", type=FOLDER, required=True, help="Checkpoint before alignment."),
+    click.option("--aligned", type=FOLDER, required=True, help="Checkpoint of the adapter."),
+    click.option("--output", type=click.Path(path_type=Path), required=True, help="New folder."),
+    click.option("--method", type=click.Choice([*OWN]), required=True, help="See docs/repair.md."),
+)
+SELECTION = options(
+    click.option("--cos-threshold", type=float, help="Modules whose cosine is below this."),
+    click.option("--lowest", type=int, help="This number of modules, of lowest cosine."),
+    click.option(
+        "--select",
+        metavar="policy|all|RULE",
+        help="Modules that a rule of the policy names, or all.  [default: policy]",
+    ),
+)
+MERGING = options(
+    click.option("--safety-adapter", type=FOLDER, help="LoRA adapter tuned on safety data."),
+    click.option("--any-safety-base", is_flag=True, help="Also where it names another base."),
+    click.option("--weights", type=Weights(), help="Adapter, safety adapter.  [default: 0.8,0.2]"),
+    click.option("--merge-ratio", type=float, help="Weight of the safety adapter; the rest is 1."),
+    click.option("--form", type=click.Choice(FORMS), default="cat", help="How to merge."),
+    click.option("--density", type=float, help="Share of entries that ties, dare, ... keep."),
+    click.option("--majority-sign", type=click.Choice(["total", "frequency"]), default="total"),
+    click.option("--rank", type=int, help="Of forms that end with svd.  [default: the larger]"),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of dare."),
+)
+STRENGTHS = options(
+    click.option("--factor", type=float, help="scale: the factor."),
+    click.option(
+        "--strength", type=float, help="attenuate: 0 leaves all, 9 a tenth of what is off."
+    ),
+    click.option("--keep", type=float, default=0.0, help="unrevert: share that stays."),
+    click.option("--top", type=int, help="project: number of directions."),
+    click.option("--energy", type=float, help="project: share of the step's energy."),
+)
+STORING = options(
+    click.option(
+        "--dtype",
+        type=click.Choice(["same", "float32", "bfloat16", "float16"]),
+        default="same",
+        show_default=True,
+        help="Of changed modules.",
+    ),
+    click.option("--uniform-rank", is_flag=True, help="Pad all modules to one rank, with zeros."),
+)
+JUDGING = options(
+    click.option("--policy", type=FILE, help="Policy file that decides."),
+    click.option("--preset", type=click.Choice(PRESETS), help="Policy that comes along."),
+    click.option(
+        "--format",
+        "style",
+        type=click.Choice(["text", "markdown", "json"]),
+        default="text",
+        show_default=True,
+    ),
+    click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Report file."),
+    click.option("--hash-checkpoints", is_flag=True, help="sha256 of whole checkpoint files."),
+    click.option("--threads", type=click.IntRange(1, 256), help="[default: all cores]"),
+)
+
+
+@click.command(epilog=STATUS)
+@INPUTS
+@SELECTION
+@MERGING
+@STRENGTHS
+@STORING
+@JUDGING
+@click.pass_context
+def repair(ctx: click.Context, /, **given: Any) -> None:
+    """Write a repaired copy of the adapter in folder ADAPTER, and judge it from its files.
+
+    The exit status is that of the repaired adapter; 1 where no repair passes (--method auto).
+    """
+    _check_options(ctx, given)
+    try:
+        order = order_from(given)
+    except CannotRepair as error:
+        raise click.UsageError(f"{error}. {error.hint}") from error
+    from safety_gate import gate
+    from safety_gate.repairing import repair_and_judge
+
+    request = gate.Request(
+        adapter=given["adapter"],
+        base=given["base"],
+        aligned=given["aligned"],
+        policy=given["policy"],
+        preset=given["preset"] or "default",
+        hash_checkpoints=given["hash_checkpoints"],
+        workers=given["threads"] or len(os.sched_getaffinity(0)),
+        today=datetime.datetime.now(tz=datetime.UTC).date(),
+    )
+    with progress_bar() as progress:
+        repaired = repair_and_judge(request, order, progress)
+    tell(repaired, given["style"], given["report"])
+    ctx.exit(repaired.exit_code)
+
+
+def _check_options(ctx: click.Context, given: Given) -> None:
+    """Refuse options that the method would not hear."""
+    method = given["method"]
+    own = {name for names in OWN.values() for name in names}
+    for name in sorted(own - set(OWN[method])):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{_flag(name)} means nothing to --method {method}.")
+    chosen = [name for name in SELECTING if given[name] is not None]
+    if len(chosen) > 1 or (chosen and method == "auto"):
+        raise click.UsageError(f"{' and '.join(map(_flag, chosen))} cannot be used here together.")
+    if not chosen and method in BY_COSINE:
+        raise click.UsageError(
+            f"--method {method} needs --cos-threshold, --lowest or --select: what a cosine means"
+            " depends on the model, so there is no threshold that fits all."
+        )
+    if given["policy"] and given["preset"]:
+        raise click.UsageError("--policy and --preset cannot be used together.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def order_from(given: Given) -> Order:
+    """Return the order that the options make.
+
+    Raises:
+        CannotRepair: a value is out of its range.
+    """
+    choice: Choice = Auto()
+    if given["method"] != "auto":
+        choice = Plan(method=_method(given), selection=_selection(given))
+    return Order(
+        choice=choice,
+        output=given["output"],
+        safety=given["safety_adapter"],
+        any_safety_base=given["any_safety_base"],
+        layout=Layout(dtype=given["dtype"], uniform_rank=given["uniform_rank"]),
+    )
+
+
+def _method(given: Given) -> Method:
+    match given["method"]:
+        case "safemerge":
+            return SafeMerge(merge=_merge(given))
+        case "safelora":
+            return SafeLora()
+        case "project":
+            return Project(top=given["top"], energy=given["energy"])
+        case "scale":
+            return Scale(factor=_needed(given, "factor"))
+        case "drop":
+            return Drop()
+        case "attenuate":
+            return Attenuate(strength=_needed(given, "strength"))
+        case "unrevert":
+            return Unrevert(keep=given["keep"])
+        case name:
+            raise AssertionError(f"unknown method {name}")
+
+
+def _needed(given: Given, name: str) -> float:
+    if given[name] is None:
+        raise click.UsageError(f"--method {given['method']} needs {_flag(name)}.")
+    return float(given[name])
+
+
+def _merge(given: Given) -> Merge:
+    """Return the merge settings; two ways to say the weights must say the same."""
+    weights, ratio = given["weights"], given["merge_ratio"]
+    if ratio is not None:
+        meant = (1.0 - ratio, ratio)
+        if (
+            weights is not None
+            and max(abs(w - m) for w, m in zip(weights, meant, strict=True)) > 1e-9
+        ):
+            raise click.UsageError(
+                f"--merge-ratio {ratio:g} means the weights {meant[0]:g},{ratio:g}, and --weights"
+                " says otherwise: give one of them. (The published command lets the ratio win.)"
+            )
+        weights = weights or meant
+    return Merge(
+        form=given["form"],
+        weights=weights or (0.8, 0.2),
+        density=given["density"],
+        majority=given["majority_sign"],
+        rank=given["rank"],
+        seed=given["seed"],
+    )
+
+
+def _selection(given: Given) -> Selection:
+    if given["cos_threshold"] is not None:
+        # SafeMERGE compares with <, Safe LoRA with <=: each as it was published.
+        return Below(tau=given["cos_threshold"], inclusive=given["method"] == "safelora")
+    if given["lowest"] is not None:
+        return Lowest(number=given["lowest"])
+    match given["select"]:
+        case "all":
+            return Every()
+        case None | "policy":
+            return Flagged()
+        case rule:
+            return Flagged(rule=rule)
+
+
+def tell(repaired: "Repaired", style: str, report: Path | None) -> None:
+    """Print the report, or write it to a file that appears whole."""
+    from rich.console import Console
+
+    from safety_gate.repair.sections import render_repair_markdown, repair_json
+    from safety_gate.repair.side_by_side import render_repair_text
+
+    if style == "text" and report is None:
+        render_repair_text(repaired, Console())
+        return
+    if style == "json":
+        text = repair_json(repaired)
+    elif style == "markdown":
+        text = render_repair_markdown(repaired)
+    else:
+        buffer = io.StringIO()
+        render_repair_text(repaired, Console(file=buffer, width=100))
+        text = buffer.getvalue()
+    if report is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(report, text)
+        click.echo(f"{repaired.ending}: the report is in {report}", err=True)
