@@ -38,9 +38,7 @@ class GateError(Exception):
         if not hint:
             raise AssertionError("a GateError needs a hint")
         detail = ", ".join(
-            part
-            for part in (got and f"got {got}", expected and f"expected {expected}")
-            if part
+            part for part in (got and f"got {got}", expected and f"expected {expected}") if part
         )
         super().__init__(f"{where}: {what}" + (f" ({detail})" if detail else ""))
         self.what = what
