@@ -1,6 +1,6 @@
 """Throughput of reading from the Hub, beside curl's on the same bytes from the same server.
 
-    python -m benchmarks.hub_throughput [--gigabytes 2] [--latency-ms 0]
+    python -m benchmarks.hub_throughput [--gigabytes 2.0] [--latency-ms 0]
 
 A server in another process plays Hub and CDN on loopback and sends with sendfile(). curl takes the
 whole file over one connection and throws it away. HubSource is read as the engine reads: 2 MiB

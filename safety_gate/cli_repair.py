@@ -152,7 +152,8 @@ JUDGING = options(
 def repair(ctx: click.Context, /, **given: Any) -> None:
     """Write a repaired copy of the adapter in folder ADAPTER, and judge it from its files.
 
-    The exit status is that of the repaired adapter; 1 where no repair passes (--method auto).
+    The exit status is that of the repaired adapter; 1 where no repair passes (--method auto); 3
+    where an adapter that was blocked for its figures passes now and the model was not asked.
     """
     _check_options(ctx, given)
     try:

@@ -16,6 +16,8 @@ from typing import TypeVar
 from safety_gate import __version__, drift, engine
 from safety_gate.adapter.ledger import Adapter, factors, open_adapter
 from safety_gate.checkpoint import Checkpoint
+from safety_gate.delta.roads import Deltas, no_factors, open_deltas
+from safety_gate.delta.views import with_views
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
 from safety_gate.outcomes import Memory
@@ -68,6 +70,7 @@ class _Case:
     base: Checkpoint | None = None
     aligned: Checkpoint | None = None
     adapter: Adapter | None = None
+    deltas: Deltas | None = None  # what the adapter changes beside plain LoRA
     outcomes: tuple[Outcome, ...] = ()
     memory: Memory | None = None
 
@@ -99,6 +102,8 @@ def judge(
             _attempt(case, request, sources, Path(private), progress or Progress())
             return _report(case, request)
         finally:
+            if case.deltas is not None:
+                case.deltas.close()
             if case.adapter is not None:
                 case.adapter.close()
             for source in sources:
@@ -142,7 +147,11 @@ def _attempt(
     if case.base is None or case.adapter is None:
         return
     case.findings += _pair_findings(case.base, aligned)
-    tasks = tasks_of(case.adapter)
+    case.deltas = open_deltas(case.adapter, aligned, private / "merging")
+    case.findings += case.deltas.findings
+    case.base = with_views(case.base, case.deltas.views)
+    case.aligned = aligned = with_views(aligned, case.deltas.views)
+    tasks = tasks_of(case.adapter, case.deltas)
     progress.start(len(tasks))
     case.outcomes = engine.score_modules(
         tasks,
@@ -221,8 +230,9 @@ def _pair_findings(base: Checkpoint, aligned: Checkpoint) -> list[Finding]:
     return found
 
 
-def tasks_of(adapter: Adapter) -> list[ModuleTask]:
-    """Turn the adapter's modules into work for the engine."""
+def tasks_of(adapter: Adapter, deltas: Deltas | None = None) -> list[ModuleTask]:
+    """Turn the adapter's modules, and what it changes beside them, into work for the engine."""
+    beside = deltas.items if deltas is not None else ()
     return [
         ModuleTask(
             module=module.module,
@@ -234,6 +244,18 @@ def tasks_of(adapter: Adapter) -> list[ModuleTask]:
             factors=partial(factors, adapter, module),
         )
         for module in adapter.modules
+    ] + [
+        ModuleTask(
+            module=item.module,
+            weight=item.weight,
+            shape=item.shape,
+            transposed=item.transposed,
+            rank=item.rank,
+            scaling=item.scaling,
+            factors=item.factors or no_factors,
+            dense=item.dense,
+        )
+        for item in beside
     ]
 
 
@@ -275,6 +297,9 @@ def _total(case: _Case) -> AdapterScore | None:
         return None
     still = {outcome.module for outcome in case.outcomes if isinstance(outcome, Unchanged)}
     still_weights = {m.weight for m in case.adapter.modules if m.module in still}
+    if case.deltas is not None:
+        moving = {item.changes for item in case.deltas.items if item.module not in still}
+        still_weights |= {i.changes for i in case.deltas.items if i.module in still} - moving
     return AdapterScore(
         drift=drift.drift(sums),
         modules=len(scored),

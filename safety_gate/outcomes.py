@@ -22,6 +22,7 @@ class ModuleTask:
     rank: int
     scaling: float
     factors: "Callable[[], tuple[torch.Tensor, torch.Tensor]]"  # A (rank, in), B (out, rank)
+    dense: "Callable[[], torch.Tensor] | None" = None  # dW as stored, where it has no thin factors
 
     @property
     def stored(self) -> tuple[int, int]:

@@ -348,6 +348,7 @@ def test_a_pickle_beside_the_adapter_does_not_come_along(
     assert done.before.verdict.word == "blocked"
     assert done.after is not None
     assert done.after.verdict.word == "passed"
+    assert (done.unsettled, done.exit_code) == (False, 0)  # no figure blocked it
 
 
 def test_bf16_storage_is_judged_from_its_files_and_its_rounding_is_said(
@@ -374,7 +375,8 @@ def test_the_search_finds_the_smallest_repair_that_passes(
 ) -> None:
     done = run(pair, adapter, tmp_path / "new", None, safety=safety)
     assert done.ending == "repaired"
-    assert done.exit_code == 0
+    assert done.exit_code == 3  # the figures that blocked it were changed; nobody asked the model
+    assert done.unsettled
     assert done.made is not None
     good = [attempt for attempt in done.tried if attempt.forecast]
     assert done.made.change == pytest.approx(min(a.change for a in good), rel=1e-4)
@@ -382,6 +384,14 @@ def test_the_search_finds_the_smallest_repair_that_passes(
     assert {"unrevert", "scale", "attenuate", "safemerge", "safelora", "drop"} <= {
         attempt.method.split()[0].rstrip(",") for attempt in done.tried
     }
+
+
+def test_an_answer_settles_what_weights_cannot(pair: Pair, adapter: Path, tmp_path: Path) -> None:
+    done = run(pair, adapter, tmp_path / "new", Unrevert())
+    assert done.after is not None
+    asked = replace(done, after=replace(done.after, evidence="the model was asked"))
+    assert (done.unsettled, done.exit_code) == (True, 3)
+    assert (asked.unsettled, asked.exit_code) == (False, 0)
 
 
 def impossible(tmp_path: Path) -> Path:
@@ -513,6 +523,7 @@ def test_json_follows_both_schemas(pair: Pair, adapter: Path, safety: Path, tmp_
         jsonschema.validate(part, schema)
         jsonschema.validate(part["before"], report_schema())
         assert body["verdict"] == "passed"
+        assert part["unsettled"] is True
         assert part["before"]["verdict"] == "blocked"
 
 
@@ -528,7 +539,8 @@ def test_the_command_shows_both_judgments_side_by_side(
     pair: Pair, adapter: Path, tmp_path: Path
 ) -> None:
     code, text = command(pair, adapter, tmp_path / "new", "--method", "unrevert")
-    assert code == 0
+    assert code == 3
+    assert "the model was not asked" in " ".join(text.split())
     row = next(line for line in text.splitlines() if line.startswith("verdict"))
     assert row.split() == ["verdict", "blocked", "passed"]
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, assert_never
 
-from safety_gate.records import AdapterFact, CheckpointFact, Report
+from safety_gate.records import AdapterFact, CheckpointFact, Passed, Report
+from safety_gate.report.summary import WEIGHTS_ONLY
 
 Ending: TypeAlias = Literal["repaired", "nothing to repair", "beyond repair", "refused"]
 
@@ -72,15 +73,35 @@ class Repaired:
     why: str = ""  # our own words, where no module was changed
 
     @property
+    def unsettled(self) -> bool:
+        """Tell whether only the weights say that the repair worked.
+
+        A repair changes the very figures that blocked the adapter, so that they pass says less
+        than it did before. On examples/tiny a harmful adapter passes after an "unrevert" that is
+        19% of its size, and still refuses nothing (docs/repair.md).
+        """
+        after = self.after
+        if self.ending != "repaired" or after is None or not isinstance(after.verdict, Passed):
+            return False
+        figures = any(f.severity == "block" and f.metric for f in self.before.findings)
+        return figures and after.evidence == WEIGHTS_ONLY
+
+    @property
     def exit_code(self) -> int:
-        """Return the verdict's own status; 1 where nothing that was tried passes."""
+        """Return the verdict's own status; 1 where nothing passes, 3 where it is unsettled."""
         own = (self.after or self.before).verdict.exit_code
         match self.ending:
             case "repaired" | "nothing to repair":
-                return own
+                return 3 if self.unsettled else own
             case "beyond repair":
                 return 1
             case "refused":
                 return own or 3  # what was asked for was not done, whatever was there before
             case _:
                 assert_never(self.ending)
+
+
+UNSETTLED = (
+    "The weights pass now, but they were changed until they did, and the model was not asked:"
+    " its answers decide. Until then the exit status is 3, undecided"
+)

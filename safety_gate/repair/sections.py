@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from safety_gate.repair.manifest import made_json
-from safety_gate.repair.record import Repaired
+from safety_gate.repair.record import UNSETTLED, Repaired
 from safety_gate.report.comparison import comparison
 from safety_gate.report.inert import Prose
 from safety_gate.report.json_report import to_json
@@ -34,6 +34,7 @@ def repair_section(repaired: Repaired) -> str:
             title=f"Repair: {repaired.ending}",
             rows=comparison(repaired.before, repaired.after) if repaired.after else (),
             shortlist=tried[:MOST_TRIED],
+            unsettled=UNSETTLED if repaired.unsettled else "",
         )
     )
     return text.strip() + "\n"
@@ -49,6 +50,7 @@ def repair_json(repaired: Repaired) -> str:
         "ending": repaired.ending,
         "why": repaired.why,
         "exit_code": repaired.exit_code,
+        "unsettled": repaired.unsettled,
         "output": None if repaired.output is None else repaired.output.name,
         "before": json.loads(to_json(repaired.before)),
         "made": None if repaired.made is None else made_json(repaired.made),

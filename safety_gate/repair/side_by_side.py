@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from safety_gate.repair.record import Attempt, Made, Repaired
+from safety_gate.repair.record import UNSETTLED, Attempt, Made, Repaired
 from safety_gate.report.comparison import comparison
 from safety_gate.report.inert import Prose, plain_prose, shown
 from safety_gate.report.summary import figure
@@ -33,6 +33,8 @@ def _head(repaired: Repaired) -> list[Text]:
         lines.append(Text(plain_prose(repaired.why)))
     if repaired.made is not None:
         lines += _made(repaired.made)
+    if repaired.unsettled:
+        lines.append(Text(f"Undecided: {UNSETTLED}.", style="bold"))
     if repaired.output is not None:
         lines.append(Text.assemble("New adapter: ", (shown(str(repaired.output)), "cyan")))
     return [*lines, Text()]

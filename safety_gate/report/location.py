@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 from safety_gate.errors import UnsafePath
 from safety_gate.records import Finding, Report
+from safety_gate.report.inert import shown
 from safety_gate.sources.paths import check_path
 
 CONFIG = "adapter_config.json"
@@ -17,7 +18,8 @@ def file_of(finding: Finding, report: Report, *, folder: str, policy: str = "") 
     Args:
         finding: what was found; the name of its place is a stranger's text.
         report: the report it stands in.
-        folder: of the adapter, relative to the top of the repository; "" for the top.
+        folder: of the adapter, relative to the top of the repository; "" or "." for the
+            top.
         policy: path of the policy file in the repository, where it has one.
     """
     match finding.place.kind:
@@ -29,7 +31,13 @@ def file_of(finding: Finding, report: Report, *, folder: str, policy: str = "") 
             name = _weights(report)
         case _:
             name = CONFIG
-    return f"{folder}/{name}" if folder else name
+    return name if folder in ("", ".") else f"{folder}/{name}"
+
+
+def place_of(finding: Finding) -> str:
+    """Say what a finding is about, in plain and inert words."""
+    name = shown(finding.place.name)
+    return name if finding.place.kind == "adapter" else f"{finding.place.kind} {name}"
 
 
 def address_of(path: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, assert_never
 from safety_gate import __version__
 from safety_gate.records import SEVERITIES, Finding, Report, Severity
 from safety_gate.report.inert import plain_prose, shown
-from safety_gate.report.location import address_of, file_of
+from safety_gate.report.location import address_of, file_of, place_of
 
 Json: TypeAlias = dict[str, Any]
 Level: TypeAlias = Literal["error", "warning", "note"]
@@ -108,12 +108,12 @@ def _rules(findings: Sequence[Finding]) -> Iterator[Json]:
     for finding in findings:
         first.setdefault(shown(finding.rule), finding)
     for rule, finding in sorted(first.items()):
-        what, hint = _text(finding.what), _text(finding.hint)
+        what, hint = _sentence(finding.what), _sentence(finding.hint)
         yield {
             "id": rule,
             "name": "".join(word.capitalize() for word in rule.split("-")),
-            "shortDescription": {"text": f"{what}."},
-            "fullDescription": {"text": f"{what}. {hint}"},
+            "shortDescription": {"text": what},
+            "fullDescription": {"text": f"{what} {hint}"},
             "help": {"text": hint},
             "defaultConfiguration": {"level": level_of(finding.severity)},
             "properties": {"tags": ["safety", "adapter"]},
@@ -159,17 +159,22 @@ def _location(finding: Finding, path: str) -> Json:
 
 
 def _message(finding: Finding) -> str:
-    place = f"{finding.place.kind} {shown(finding.place.name)}"
     got = f", got {shown(finding.got)}" if finding.got else ""
     expected = f", expected {_text(finding.expected)}" if finding.expected else ""
     lifted = f" Waived by {shown(finding.waiver)}." if finding.waiver else ""
-    return f"{_text(finding.what)}: {place}{got}{expected}.{lifted} {_text(finding.hint)}"
+    what, hint = _sentence(finding.what).rstrip("."), _sentence(finding.hint)
+    return f"{what}: {place_of(finding)}{got}{expected}.{lifted} {hint}"
+
+
+def _sentence(text: str) -> str:
+    """Return a sentence of our own words, with its capital and its full stop."""
+    words = _text(text).rstrip(".")
+    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _text(text: str) -> str:
     """Return our own words as SARIF's plain text, in which [text](address) would be a link."""
-    plain = plain_prose(text).rstrip(".") if not text.endswith("...") else plain_prose(text)
-    return plain.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
+    return plain_prose(text).replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
 
 
 def _properties(finding: Finding) -> Json:

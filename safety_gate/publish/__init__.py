@@ -1,0 +1,1 @@
+"""Publishing: a Publication in, words on a platform out. Publishers decide nothing."""
