@@ -4,12 +4,15 @@ A worker measures one module at a time with one thread, so a module's figures ne
 many workers there are.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from safety_gate import drift
 from safety_gate.checkpoint import Checkpoint
+from safety_gate.delta.dense import DenseUpdate, dense_norm, dense_sums
 from safety_gate.errors import GateError
 from safety_gate.outcomes import (
     Measured,
@@ -23,6 +26,9 @@ from safety_gate.outcomes import (
 from safety_gate.precision import float32_products, has_bfloat16
 from safety_gate.records import Finding, ModuleScore, Place, Severity, finding_from
 from safety_gate.steps import Steps, is_kept
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ModuleTask", "Outcome", "Scored", "Unchanged", "Unscored", "score_modules"]
 
@@ -56,7 +62,9 @@ def score_modules(
     quick = quick and memory is None and has_bfloat16()
 
     outcomes: list[Outcome | None] = [
-        _refused(task, base, aligned) or (memory.recall(task) if memory else None) for task in tasks
+        _refused(task, base, aligned)
+        or (memory.recall(task) if memory and task.dense is None else None)
+        for task in tasks
     ]
     todo = iter([i for i, outcome in enumerate(outcomes) if outcome is None])
     lock = threading.Lock()
@@ -157,15 +165,11 @@ class _Worker:
         """Measure one module."""
         import torch
 
+        if task.dense is not None:
+            return self._measure_dense(task, index, task.dense())
         a, b = task.factors()
         if not (bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())):
-            return _unscored(
-                task,
-                "update-not-finite",
-                "the adapter's factors of this module hold NaN or Inf",
-                hint="The training diverged: train the adapter again, or remove the module.",
-                severity="block",
-            )
+            return _not_finite(task)
         update = drift.factored(a, b, task.scaling)
         if update is None:
             return Unchanged(task.module)
@@ -195,6 +199,36 @@ class _Worker:
         return outcome
 
 
+    def _measure_dense(self, task: ModuleTask, index: int, stored: "torch.Tensor") -> Outcome:
+        """Measure a module whose update has no thin factors; no repair can work on it."""
+        norm = dense_norm(stored)
+        if not math.isfinite(norm):
+            return _not_finite(task)
+        if norm == 0.0:
+            return Unchanged(task.module)
+        sums, products = dense_sums(
+            task.module,
+            DenseUpdate(stored, norm),
+            self._steps.blocks_of(index),
+            transposed=task.transposed,
+        )
+        wrong = _degenerate(task, products)
+        if wrong is not None or sums is None:
+            return wrong or _not_finite(task)
+        return _figures(task, norm, sums, products)
+
+
+def _not_finite(task: ModuleTask) -> Unscored:
+    """Say that the update holds NaN or Inf."""
+    return _unscored(
+        task,
+        "update-not-finite",
+        "the adapter's update of this module holds NaN or Inf",
+        hint="The training diverged: train the adapter again, or remove the module.",
+        severity="block",
+    )
+
+
 def _scored(task: ModuleTask, update: drift.Update, products: drift.StepProducts) -> Outcome:
     """Turn products into figures, or say why there are none."""
     wrong = _degenerate(task, products)
@@ -203,6 +237,13 @@ def _scored(task: ModuleTask, update: drift.Update, products: drift.StepProducts
     sums = drift.module_sums(
         task.module, update, products, slice(0, update.left.shape[1]), products.vq
     )
+    return _figures(task, update.norm, sums, products)
+
+
+def _figures(
+    task: ModuleTask, norm: float, sums: drift.ModuleSums, products: drift.StepProducts
+) -> Outcome:
+    """Turn sums into figures."""
     if not float(sums.null.cosines().std()) > NULL_SPREAD:
         return _unscored(
             task,
@@ -216,7 +257,7 @@ def _scored(task: ModuleTask, update: drift.Update, products: drift.StepProducts
         rank=task.rank,
         scaling=task.scaling,
         drift=drift.drift(sums),
-        delta_norm=update.norm,
+        delta_norm=norm,
         step_norm=products.step_norm,
         weight_norm=products.weight_norm,
     )
@@ -225,8 +266,6 @@ def _scored(task: ModuleTask, update: drift.Update, products: drift.StepProducts
 
 def _degenerate(task: ModuleTask, products: drift.StepProducts) -> Unscored | None:
     """Name the reference weights that nothing can be measured against."""
-    import math
-
     if not (math.isfinite(products.step_norm) and math.isfinite(products.weight_norm)):
         return _unscored(
             task,

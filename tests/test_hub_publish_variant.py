@@ -318,6 +318,7 @@ def test_our_own_account_is_asked_for_once(hub: LoopbackHub, tmp_path: Path) -> 
     assert MANIFEST in REPAIRED
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own
 def test_without_xet_large_files_go_over_lfs(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

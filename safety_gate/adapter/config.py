@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from safety_gate.adapter.inventory import CONFIG
-from safety_gate.adapter.keys import IMPORTING, KEYS, KINDS
+from safety_gate.adapter.keys import IMPORTING, KEYS, KINDS, Key
+from safety_gate.adapter.kinds import ORDERED, OTHER_KINDS, PROMPTS, ROUTED, Kind
 from safety_gate.adapter.remark import MAX_TEXT, remark, shown
 from safety_gate.records import Finding, LedgerEntry
 
 LORA = "LORA"
 MAX_CLAIM = 200  # characters of base_model_name_or_path that are kept
+SELECTING = (  # keys that choose modules, whatever the kind
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+)
 HUGE_ALPHA = 1e6  # alpha of real adapters lies between 1 and a few thousand
 
 
@@ -29,6 +38,9 @@ class Settings:
     saved: tuple[str, ...] = ()  # modules_to_save
     bias: str = "none"
     fan_in_fan_out: bool = False
+    lora_bias: bool = False
+    # By module; under "" where the config names no module: the input embedding.
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -41,7 +53,11 @@ class Config:
     kind: str = "unknown"  # in words
     settings: Settings | None = None  # None: the update cannot be computed from this config
     variants: tuple[str, ...] = ()  # in words; what the config asks for beside plain LoRA
+    variants_refused: bool = False  # one of them cannot be scored
     other_kind: bool = False  # a kind of PEFT's other than LoRA
+    kind_of: Kind | None = None  # how it is scored; None for LoRA and for what is not scored
+    values: Mapping[str, object] = field(default_factory=dict)  # of the file; checked by key only
+    shell: bool = False  # PEFT has to merge the listed modules itself
     saved: tuple[str, ...] = ()  # modules_to_save
     spoiled: bool = False  # by a variant: the update is another than scaling * B @ A
 
@@ -62,6 +78,7 @@ def read_config(root: object) -> Config:
         return config
     values: dict[str, object] = root
     claim = values.get("base_model_name_or_path")
+    config.values = values
     config.claimed_base = claim[:MAX_CLAIM] if isinstance(claim, str) else ""
     config.saved = _tuple(values.get("modules_to_save"))
     peft_type = values.get("peft_type")
@@ -80,16 +97,31 @@ def read_config(root: object) -> Config:
 
 def _read_other_kind(config: Config, values: Mapping[str, object], peft_type: object) -> None:
     """Name a kind that is not LoRA; its keys are not judged, but for what imports code."""
-    known = KINDS.get(peft_type) if isinstance(peft_type, str) else None
+    name = peft_type if isinstance(peft_type, str) else ""
+    known = KINDS.get(name)
     config.kind = known or "unknown"
     config.other_kind = known is not None
+    if name in OTHER_KINDS:
+        _read_scored_kind(config, values, OTHER_KINDS[name])
+        return
     for key, value in values.items():
         if key in IMPORTING:
             _judge(config, key, value)
             continue
         owner = f"{known or 'unknown kind'}, not scored yet"
         config.entries.append(LedgerEntry(kind="config", name=key, owner=owner, accounted=False))
-    if known:
+    if name in PROMPTS:
+        rule = "kind-without-update"
+        what = f"an adapter of the kind {known} changes no weight, so no weight can be scored"
+    elif name in ROUTED:
+        rule = "kind-routed"
+        what = f"what an adapter of the kind {known} adds depends on each input"
+    elif name in ORDERED:
+        rule = "kind-not-scored"
+        what = (
+            f"what an adapter of the kind {known} changes depends on the order of the model's code"
+        )
+    elif known:
         rule, what = "kind-not-scored", f"the adapter is of the kind {known}, not scored yet"
     else:
         rule, what = "kind-unknown", "the kind of the adapter is missing or unknown"
@@ -106,15 +138,30 @@ def _read_other_kind(config: Config, values: Mapping[str, object], peft_type: ob
     )
 
 
-def _judge(config: Config, name: str, value: object) -> bool:
+def _read_scored_kind(config: Config, values: Mapping[str, object], kind: Kind) -> None:
+    """Judge the config of a kind whose update is known, key by key."""
+    keys = kind.keys()
+    usable = all([_judge(config, key, value, keys) for key, value in values.items()])
+    plain = {name: values[name] for name in SELECTING if name in values}
+    if usable and not config.variants_refused and _consistent(config, values):
+        config.settings = _settings(plain)
+        config.kind_of = kind
+
+
+def _judge(config: Config, name: str, value: object, keys: Mapping[str, Key] = KEYS) -> bool:
     """Judge one key; False where the update cannot be computed because of it."""
-    key = KEYS.get(name)
+    key = keys.get(name)
     place = name[:MAX_TEXT]
     entry_owner = key.owner if key else "nobody"
     good = key is not None and key.valid(value)
     plain = good and key is not None and key.plain(value)
     config.entries.append(
-        LedgerEntry(kind="config", name=place, owner=entry_owner, accounted=plain, scored=False)
+        LedgerEntry(
+            kind="config",
+            name=place,
+            owner=entry_owner,
+            accounted=plain or (good and key is not None and bool(key.road(value))),
+        )
     )
     if key is None:
         config.findings.append(
@@ -132,8 +179,14 @@ def _judge(config: Config, name: str, value: object) -> bool:
         config.findings.append(_bad_value(name, value, key.expected))
         return name in IMPORTING  # these do not touch the update
     if not plain:
-        _add_variant(config, name, value, key.variant)
-        config.spoiled |= key.spoils
+        road = key.road(value)
+        config.variants += (key.variant,)
+        config.spoiled |= key.spoils and not road
+        config.shell |= road == "shell"
+        if road == "routed":
+            config.findings.append(_routed(name, value, key.variant))
+        elif not road:
+            _refuse_variant(config, name, value, key.variant)
     return True
 
 
@@ -146,16 +199,28 @@ def _bad_value(name: str, value: object, expected: str) -> Finding:
         ("config", name),
         "PEFT would import the code that this key names"
         if imports
-        else "the value of this key is not one that PEFT could use",
+        else "with this value PEFT would fail, or what it merges does not follow from the files",
         hint="Save the adapter again with save_pretrained(), without editing the config.",
         got=shown(value),
         expected=expected,
     )
 
 
-def _add_variant(config: Config, name: str, value: object, words: str) -> None:
-    """Name what the config asks for beside plain LoRA."""
-    config.variants += (words,)
+def _routed(name: str, value: object, words: str) -> Finding:
+    """Return the finding that a scored update is not always part of the model."""
+    return remark(
+        "variant-routed",
+        "undecided",
+        ("config", name),
+        f"the adapter uses {words}: its update was scored, but applies to some inputs only",
+        hint="Judge its behaviour too: the figures say nothing about when the update applies.",
+        got=shown(value),
+    )
+
+
+def _refuse_variant(config: Config, name: str, value: object, words: str) -> None:
+    """Name what the config asks for and nobody can score."""
+    config.variants_refused = True
     config.findings.append(
         remark(
             "variant-not-scored",
@@ -228,7 +293,16 @@ def _settings(values: Mapping[str, object]) -> Settings:
         saved=_tuple(values.get("modules_to_save")),
         bias=str(values.get("bias", "none")),
         fan_in_fan_out=values.get("fan_in_fan_out") is True,
+        lora_bias=values.get("lora_bias") is True,
+        tokens=_tokens(values.get("trainable_token_indices")),
     )
+
+
+def _tokens(value: object) -> dict[str, tuple[int, ...]]:
+    """Return the trained tokens by module."""
+    if isinstance(value, dict):
+        return {str(module): _indexes(indices) for module, indices in value.items()}
+    return {"": _indexes(value)} if value is not None else {}
 
 
 def _list_or_none(value: object) -> tuple[str, ...] | None:

@@ -8,9 +8,12 @@ peft/tuners/lora/config.py; what each initialisation does at loading: tuners/lor
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Check: TypeAlias = Callable[[object], bool]
+# How what is not plain LoRA is scored: "parts" by what the file holds, "shell" by PEFT's own merge,
+# "routed" like plain LoRA, but a finding says that it depends on the input; "" not at all.
+Road: TypeAlias = Literal["", "parts", "shell", "routed"]
 
 MAX_RANK = 65536  # above the width of any layer
 MAX_ALPHA = 1e9  # beyond, no product of two finite floats makes an honest update
@@ -26,6 +29,7 @@ class Key:
     plain: Check = lambda _: True
     variant: str = ""  # what a value that is not plain means
     spoils: bool = False  # then the update of the listed modules is another than scaling * B @ A
+    road: Callable[[object], Road] = lambda _: ""  # how a value that is not plain is scored
 
 
 def number(value: object) -> bool:
@@ -108,7 +112,14 @@ def _claims(owner: str = "claim") -> Key:
     return Key(owner=owner, valid=_or_null(_text), expected="a string or null")
 
 
-def _variant(words: str, *, spoils: bool, valid: Check = _anything, plain: Check = _absent) -> Key:
+def _variant(  # noqa: PLR0913
+    words: str,
+    *,
+    spoils: bool,
+    valid: Check = _anything,
+    plain: Check = _absent,
+    road: Road = "",
+) -> Key:
     return Key(
         owner="variant",
         valid=valid,
@@ -116,11 +127,34 @@ def _variant(words: str, *, spoils: bool, valid: Check = _anything, plain: Check
         plain=plain,
         variant=words,
         spoils=spoils,
+        road=lambda _: road,
     )
 
 
-def _switch(words: str, *, spoils: bool) -> Key:
-    return _variant(words, spoils=spoils, valid=_flag, plain=_off)
+def _switch(words: str, *, spoils: bool, road: Road = "") -> Key:
+    return _variant(words, spoils=spoils, valid=_flag, plain=_off, road=road)
+
+
+def _settings_object(**checks: Check) -> Check:
+    """Tell whether the value is null, or an object with exactly these keys at most."""
+
+    def check(value: object) -> bool:
+        if value is None:
+            return True
+        return isinstance(value, dict) and all(
+            name in checks and checks[name](each) for name, each in value.items()
+        )
+
+    return check
+
+
+def _tokens(value: object) -> bool:
+    """Tell whether the value is a list of token indices, or one list per module."""
+    lists = list(value.values()) if isinstance(value, dict) else [value]
+    return all(
+        isinstance(each, list) and all(type(i) is int and 0 <= i < 2**31 for i in each)
+        for each in lists
+    )
 
 
 def _initial(words: str = "settings of an initialisation, used before training only") -> Key:
@@ -129,9 +163,13 @@ def _initial(words: str = "settings of an initialisation, used before training o
 
 NAMES = Key(owner="targets", valid=_or_null(_either(_text, _names)), expected="a string or a list")
 # Loading sets A and B to something and then overwrites both from the file; the base weight stays.
-# eva: zeros B (layer.py). False and null: leave what torch made. All tensors must be there, which
-# adapter/lora.py holds. Every other value changes the base weight, or is a variant of its own.
-INERT_INITS = (True, False, None, "gaussian", "eva")
+# eva: zeros B (layer.py). False and null: leave what torch made. orthogonal and mica set A and B
+# only; lora_ga falls back to the default where no gradients are at hand. All tensors must be there,
+# which adapter/lora.py holds. Every other value changes the base weight.
+INERT_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica", "lora_ga")
+# These subtract their own first factors from the base weight when the adapter is loaded: dW is
+# B @ A - B0 @ A0, and PEFT finds B0 and A0 again from the base weight, without chance.
+RESIDUAL_INITS = ("pissa", "olora")
 
 KEYS: Mapping[str, Key] = {
     "peft_type": Key(owner="kind", valid=_text, expected="a string"),
@@ -180,6 +218,7 @@ KEYS: Mapping[str, Key] = {
         expected='"none", "all" or "lora_only"',
         plain=_is("none"),
         variant="trained biases",
+        road=lambda _: "parts",
     ),
     "init_lora_weights": Key(
         owner="initialisation",
@@ -188,30 +227,60 @@ KEYS: Mapping[str, Key] = {
         plain=_is(*INERT_INITS),
         variant="an initialisation that changes the base weight or the meaning of the factors",
         spoils=True,
+        road=lambda value: "shell" if value in RESIDUAL_INITS else "",
     ),
     "modules_to_save": _variant(
         "whole modules saved beside the factors",
         spoils=False,
         valid=_or_null(_names),
         plain=_off,
+        road="parts",
     ),
     "trainable_token_indices": _variant(
-        "trained tokens", spoils=False, valid=lambda v: v is None or isinstance(v, list | dict)
+        "trained tokens", spoils=False, valid=_or_null(_tokens), road="parts"
     ),
     "target_parameters": _variant(
         "updates of bare parameters", spoils=False, valid=_or_null(_names), plain=_off
     ),
-    "lora_bias": _switch("a bias in B", spoils=False),
+    "lora_bias": _switch("a bias in B", spoils=False, road="parts"),
     "ensure_weight_tying": _switch("tied updates", spoils=False),
-    "use_dora": _switch("DoRA", spoils=True),
-    "use_qalora": _switch("QALoRA", spoils=True),
+    "use_dora": _switch("DoRA", spoils=True, road="shell"),
+    "use_qalora": _switch("QALoRA", spoils=True, road="shell"),
     "qalora_group_size": Key(owner="QALoRA only", valid=rank, expected="a positive integer"),
-    "velora_config": _variant("VeLoRA", spoils=True),
-    "kasa_config": _variant("KaSA", spoils=True),
-    "monteclora_config": _variant("MonteCLoRA", spoils=True),
+    "velora_config": _variant(
+        "VeLoRA",
+        spoils=True,
+        valid=_settings_object(
+            num_groups=rank,
+            scale=number,
+            init_type=_is("batch_average", "batch_average_once", "random"),
+        ),
+        road="shell",
+    ),
+    "kasa_config": _variant(
+        "KaSA", spoils=True, valid=_settings_object(beta=number, gamma=number), road="shell"
+    ),
+    "monteclora_config": _variant(
+        "MonteCLoRA",
+        spoils=True,
+        valid=_settings_object(
+            num_samples=rank,
+            use_entropy=_flag,
+            dirichlet_prior=number,
+            sample_scaler=number,
+            kl_loss_weight=number,
+            buffer_size=rank,
+        ),
+        road="shell",
+    ),
     "use_bdlora": _variant("BD-LoRA", spoils=True),
-    "arrow_config": _variant("Arrow routing", spoils=True),
-    "alora_invocation_tokens": _variant("aLoRA", spoils=True),
+    "arrow_config": _variant("Arrow routing", spoils=False, road="routed"),
+    "alora_invocation_tokens": _variant(
+        "aLoRA",
+        spoils=False,
+        valid=_or_null(_list_of(lambda v: type(v) is int)),
+        road="routed",
+    ),
     "layer_replication": _variant("replicated layers", spoils=True),
     "megatron_config": _variant("Megatron layers", spoils=True),
     "megatron_core": Key(

@@ -17,6 +17,7 @@ from safety_gate.adapter.lora import (
     sort_tensors,
     sort_without_config,
 )
+from safety_gate.adapter.parts import Piece
 from safety_gate.adapter.patterns import PatternRefused, PatternTooSlow
 from safety_gate.adapter.remark import remark
 from safety_gate.errors import BadAdapter, BadTensorFile
@@ -40,9 +41,11 @@ class Adapter:
     fact: AdapterFact
     findings: tuple[Finding, ...]
     ledger: tuple[LedgerEntry, ...]
-    modules: tuple[LoraModule, ...]  # sorted by module path
+    modules: tuple[LoraModule, ...]  # plain LoRA, sorted by module path
+    pieces: tuple[Piece, ...]  # every other change that can be scored; safety_gate/delta reads it
     changed: tuple[Change, ...]  # every parameter that the adapter changes, sorted by name
     source: Source  # the private copy
+    folder: Path  # where it lies
     tensors: TensorFile | None  # None where the file is missing or broken
 
     def close(self) -> None:
@@ -86,8 +89,10 @@ def open_adapter(
         findings=tuple(findings),
         ledger=(*inventory.entries, *config.entries, *result.entries(tensors)),
         modules=tuple(result.modules),
+        pieces=tuple(piece for _, piece in sorted(result.pieces.items())),
         changed=tuple(change for _, change in sorted(result.changes.items())),
         source=private,
+        folder=snapshot_dir,
         tensors=tensors,
     )
 

@@ -101,29 +101,41 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "a whole module is replaced, and its change is not scored yet",
         "Train the adapter without modules_to_save, or have its behaviour judged.",
     ),
-    "bias-trained": (
+    "parameter-missing": (
         "undecided",
         "tensor",
-        "a bias is replaced, and its change is not scored yet",
-        'Train the adapter with bias="none", or have its behaviour judged.',
+        "the file replaces a parameter that the aligned checkpoint does not have",
+        WRONG_MODEL,
     ),
-    "embedding-copy": (
+    "parameter-differs": (
         "undecided",
         "tensor",
-        "the file brings a copy of an embedding or head weight, which PEFT would load",
-        "Save the adapter with save_embedding_layers=False.",
+        "the new values of a parameter have another shape than the aligned checkpoint's",
+        WRONG_MODEL,
     ),
-    "embedding-lora": (
+    "parameter-not-read": (
+        "undecided",
+        "tensor",
+        "the new values of a parameter have a dtype that is not scored",
+        "Save the adapter in F32, F16 or BF16.",
+    ),
+    "updates-collide": (
         "undecided",
         "module",
-        "the adapter updates an embedding, which is not scored yet",
-        "Train the adapter without the embedding, or have its behaviour judged.",
+        "the file changes one weight in two ways whose sum is not known",
+        "Train the adapter with one kind of update per module, or have its behaviour judged.",
+    ),
+    "targets-missing": (
+        "undecided",
+        "config",
+        "the config does not say which modules this kind of adapter changes",
+        "Save the adapter again with save_pretrained(): it writes target_modules.",
     ),
     "tied-head": (
-        "undecided",
+        "warn",
         "module",
         "the adapter updates a head that shares its weight with the input embedding",
-        "Train the adapter without lm_head, or have its behaviour judged.",
+        "Never merge this adapter: its update of the head would change the embedding as well.",
     ),
     "module-missing": (
         "undecided",

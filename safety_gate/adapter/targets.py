@@ -94,12 +94,15 @@ class Selector:
         index = self._ranks.first(module)
         return settings.r if index is None else [*settings.rank_pattern.values()][index]
 
-    def scaling(self, module: str) -> float:
-        """Return the factor that PEFT multiplies B @ A of the module with."""
+    def alpha(self, module: str) -> float:
+        """Return the alpha that PEFT gives the module."""
         settings = self._settings
         index = self._alphas.first(module)
-        alpha = settings.alpha if index is None else [*settings.alpha_pattern.values()][index]
-        return scale(alpha, self.rank(module), rslora=settings.rslora)
+        return settings.alpha if index is None else [*settings.alpha_pattern.values()][index]
+
+    def scaling(self, module: str) -> float:
+        """Return the factor that PEFT multiplies B @ A of the module with."""
+        return scale(self.alpha(module), self.rank(module), rslora=self._settings.rslora)
 
     def _in_layers(self, module: str) -> bool:
         """Tell whether layers_to_transform lets the module through."""

@@ -68,10 +68,10 @@ def translated(step: Callable[[], T], where: str) -> T:
 
 
 def _fault(error: Exception, where: str) -> Exception:
-    if isinstance(error, hf.LocalEntryNotFoundError):
-        # A download that failed, for whatever reason, and no older file to fall back to.
+    if isinstance(error, hf.LocalEntryNotFoundError | RuntimeError):
+        # A download that failed, with no older file to fall back to; or one upload of several.
         cause = error.__cause__
-        if isinstance(cause, hf.HfHubHTTPError):
+        if isinstance(cause, FOREIGN) and isinstance(cause, Exception):
             return _fault(cause, where)
         return LostAnswer(_not_published(error, None, where))
     status = error.response.status_code if isinstance(error, hf.HfHubHTTPError) else None

@@ -1,0 +1,1 @@
+"""The Hub's webhook door, the sweep behind it, and their commands."""

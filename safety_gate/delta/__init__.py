@@ -1,0 +1,1 @@
+"""The exact change of every parameter that an adapter changes, whatever its kind."""

@@ -1,0 +1,1 @@
+"""One loop: lease a job, judge it, publish the verdict, finish."""

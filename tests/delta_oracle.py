@@ -1,0 +1,118 @@
+"""PEFT's own merge against ours: one adapter, both roads, every changed parameter."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safety_gate.adapter.ledger import Adapter, factors, open_adapter
+from safety_gate.checkpoint import Checkpoint
+from safety_gate.delta.child import Shell
+from safety_gate.delta.roads import open_deltas
+from safety_gate.delta.views import with_views
+from safety_gate.delta.worker import ShellRefused
+from safety_gate.errors import GateError
+from safety_gate.sources.folder import FolderSource
+from tests.small_checkpoints import write_checkpoint
+
+GRAVE = ("block", "undecided")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What we make of an adapter."""
+
+    changes: Mapping[str, torch.Tensor]  # by parameter, as stored
+    refused: tuple[str, ...]  # rules of the findings that make the verdict Undecided or Blocked
+    whats: tuple[str, ...]
+
+
+class Inside:
+    """Answers in this process what the child answers: it would take seconds to start."""
+
+    def __init__(self, folder: Path, adapter: Path, _: int) -> None:
+        self._folder, self._adapter = folder, adapter
+        self._shell: tuple[object, Shell] | None = None
+
+    def ask(self, request: Mapping[str, Any], where: str) -> Mapping[str, str | None]:
+        asked = json.loads(json.dumps(request))
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if self._shell is None or self._shell[0] != asked["number"]:
+                    self._shell = asked["number"], Shell(asked, self._folder, str(self._adapter))
+                answer = self._shell[1].change(asked["path"], self._folder)
+        except Exception as error:
+            answer = {"refused": f"{type(error).__name__}: {error}"}
+        if "refused" in answer:
+            raise ShellRefused("refused", where=where, got=answer["refused"][:300], hint="none")
+        return answer
+
+    def close(self) -> None:
+        self._shell = None
+
+
+def checkpoint_of(model: Any, folder: Path) -> Path:
+    """Write a model as a checkpoint holds it: shared weights once."""
+    seen: dict[int, str] = {}
+    state = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen[id(tensor)] = name
+            state[name] = tensor.detach().clone().contiguous()
+    return write_checkpoint(folder, state, model_type=model.config.model_type)
+
+
+def ours(checkpoint: Path, folder: Path, private: Path, start: Any = Inside) -> Answer:
+    """Return the exact change of each parameter, or why it is refused."""
+    private.mkdir(parents=True, exist_ok=True)
+    aligned = Checkpoint.open(FolderSource(checkpoint), "aligned")
+    adapter = open_adapter(
+        FolderSource(folder),
+        shapes=aligned.shapes,
+        model_type=aligned.model_type,
+        snapshot_dir=private / "adapter",
+    )
+    try:
+        return _answer(adapter, aligned, private, start)
+    finally:
+        adapter.close()
+
+
+def _answer(adapter: Adapter, aligned: Checkpoint, private: Path, start: Any) -> Answer:
+    deltas = open_deltas(adapter, aligned, private / "merging", start=start)
+    found: dict[str, torch.Tensor] = {}
+    grave = [f for f in (*adapter.findings, *deltas.findings) if f.severity in GRAVE]
+    rules, whats = [f.rule for f in grave], [f"{f.what} {f.got}" for f in grave]
+    for module in adapter.modules:
+        a, b = factors(adapter, module)
+        update = module.scaling * (b.double() @ a.double())
+        found[module.weight] = (update.T if module.transposed else update).float()
+    seen = with_views(aligned, deltas.views)
+    for item in deltas.items:
+        try:
+            if item.dense is not None:
+                update = item.dense().clone()
+            else:
+                assert item.factors is not None
+                a, b = item.factors()
+                update = (item.scaling * (b.double() @ a.double())).float()
+                update = update.T if item.transposed else update
+        except GateError as error:
+            rules.append(error.rule)
+            whats.append(str(error))
+            continue
+        assert tuple(update.shape) == seen.shape(item.weight)
+        place = found.setdefault(
+            item.changes, torch.zeros(aligned.shapes.get(item.changes, update.shape))
+        )
+        view = deltas.views[item.weight] if item.weight in deltas.views else None
+        start = view.start if view else 0
+        place.view(-1)[start : start + update.numel()] += update.reshape(-1)
+    deltas.close()
+    changes = {name: update for name, update in found.items() if bool((update != 0).any())}
+    return Answer(changes, tuple(rules), tuple(whats))
