@@ -13,21 +13,27 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn
 import click
 
 from safety_gate import __version__
-from safety_gate.cli_parts import FILE, FOLDER, PRESETS, STATUS, progress_bar, write_whole
+from safety_gate.cli_parts import FILE, PLACE, PRESETS, STATUS, progress_bar, write_whole
 from safety_gate.errors import GateError
 
 if TYPE_CHECKING:
     from safety_gate.gate import Request
+    from safety_gate.places import Where
     from safety_gate.records import Report
 
 USAGE, UNDECIDED, BUG, INTERRUPTED = 2, 3, 70, 130
+STYLES = ("text", "markdown", "json", "html", "sarif")
 
 
 class Door(click.Group):
     """Commands that are imported when they are used, so that --help stays quick."""
 
     later: ClassVar[dict[str, tuple[str, str]]] = {  # name: (module, first line of its help)
+        "action": ("safety_gate.action.door", "Run as a GitHub Action."),
+        "publish": ("safety_gate.action.publish_door", "Publish the results of an earlier job."),
         "repair": ("safety_gate.cli_repair", "Write a repaired copy of an adapter and judge it."),
+        "serve": ("safety_gate.bot.commands", "Take webhooks of the Hub and queue jobs."),
+        "worker": ("safety_gate.bot.commands", "Judge the queued jobs."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -89,10 +95,10 @@ def cli() -> None:
 
 
 @cli.command(epilog=STATUS)
-@click.argument("adapter", type=FOLDER)
-@click.option("--base", type=FOLDER, required=True, help="Checkpoint before alignment.")
+@click.argument("adapter", type=PLACE)
+@click.option("--base", type=PLACE, required=True, help="Checkpoint before alignment.")
 @click.option(
-    "--aligned", type=FOLDER, required=True, help="Checkpoint that the adapter was trained on."
+    "--aligned", type=PLACE, required=True, help="Checkpoint that the adapter was trained on."
 )
 @click.option("--policy", type=FILE, help="Policy file (safety-gate.yml) that decides.")
 @click.option(
@@ -103,7 +109,7 @@ def cli() -> None:
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["text", "markdown", "json"]),
+    type=click.Choice(STYLES),
     default="text",
     show_default=True,
     help="Form of the report.",
@@ -112,6 +118,11 @@ def cli() -> None:
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the report to this file.  [default: standard output]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep bytes of checkpoints on the Hub in this folder.  [default: nothing on disk]",
 )
 @click.option("--hash-checkpoints", is_flag=True, help="Give the sha256 of whole checkpoint files.")
 @click.option(
@@ -122,17 +133,18 @@ def cli() -> None:
 @click.pass_context
 def check(  # noqa: PLR0913
     ctx: click.Context,
-    adapter: Path,
-    base: Path,
-    aligned: Path,
+    adapter: "Where",
+    base: "Where",
+    aligned: "Where",
     policy: Path | None,
     preset: str | None,
     style: str,
     output: Path | None,
+    cache: Path | None,
     hash_checkpoints: bool,
     threads: int | None,
 ) -> None:
-    """Judge the adapter in folder ADAPTER."""
+    """Judge one adapter: a folder, or org/name@revision on the Hub."""
     if policy and preset:
         raise click.UsageError("--policy and --preset cannot be used together.")
     from safety_gate import gate
@@ -141,6 +153,7 @@ def check(  # noqa: PLR0913
         adapter=adapter,
         base=base,
         aligned=aligned,
+        cache=cache,
         policy=policy,
         preset=preset or "default",
         hash_checkpoints=hash_checkpoints,
@@ -186,23 +199,46 @@ def _tell(report: "Report", style: str, output: Path | None) -> None:
     """Print the report, or write it to a file that appears whole."""
     from rich.console import Console
 
-    from safety_gate.report.json_report import to_json
-    from safety_gate.report.markdown import render_markdown
-    from safety_gate.report.terminal import render_text
-
     if style == "text" and output is None:
+        from safety_gate.report.terminal import render_text
+
         render_text(report, Console())
         return
-    if style == "json":
-        text = to_json(report)
-    elif style == "markdown":
-        text = render_markdown(report)
-    else:
-        buffer = io.StringIO()
-        render_text(report, Console(file=buffer, width=100))
-        text = buffer.getvalue()
+    text = _rendered(report, style)
     if output is None:
         click.echo(text, nl=False)
     else:
         write_whole(output, text)
         click.echo(f"{report.verdict.word}: the report is in {output}", err=True)
+
+
+def _rendered(report: "Report", style: str) -> str:
+    """Return the report in one of STYLES."""
+    match style:
+        case "json":
+            from safety_gate.report.json_report import to_json
+
+            return to_json(report)
+        case "markdown":
+            from safety_gate.report.markdown import render_markdown
+
+            return render_markdown(report)
+        case "html":
+            from safety_gate.report.html import render_html
+
+            return render_html(report)
+        case "sarif":
+            from safety_gate.report.sarif import SarifSource, to_sarif
+
+            policy = report.policy.origin if report.policy else ""
+            return to_sarif(
+                [SarifSource(report=report, folder="")], gate_id="safety-gate", policy=policy
+            )
+        case _:
+            from rich.console import Console
+
+            from safety_gate.report.terminal import render_text
+
+            buffer = io.StringIO()
+            render_text(report, Console(file=buffer, width=100))
+            return buffer.getvalue()

@@ -5,9 +5,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from safety_gate.sources.hub_names import BadLocation, HubPlace, parse_location
 
 if TYPE_CHECKING:
     from safety_gate.gate import Progress
@@ -18,6 +20,32 @@ STATUS = (
 )
 PRESETS = ("default", "paper")
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+class PlaceType(click.ParamType["Path | HubPlace"]):
+    """A folder, or org/name@revision on the Hub (docs/hub.md has the rules)."""
+
+    name = "folder|org/name@revision"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Path | HubPlace":
+        """Return a folder that exists, or the name of a repository."""
+        if not isinstance(value, str):
+            place: Path | HubPlace = value
+            return place
+        try:
+            found = parse_location(value)
+        except BadLocation as error:
+            self.fail(f"{error.what}: {value!r}. {error.hint}", param, ctx)
+        if isinstance(found, HubPlace):
+            return found
+        if not found.path.is_dir():
+            self.fail(f"there is no folder {value!r}", param, ctx)
+        return found.path
+
+
+PLACE = PlaceType()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

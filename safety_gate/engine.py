@@ -198,7 +198,6 @@ class _Worker:
             )
         return outcome
 
-
     def _measure_dense(self, task: ModuleTask, index: int, stored: "torch.Tensor") -> Outcome:
         """Measure a module whose update has no thin factors; no repair can work on it."""
         norm = dense_norm(stored)

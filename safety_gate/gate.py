@@ -15,12 +15,13 @@ from typing import TypeVar
 
 from safety_gate import __version__, drift, engine
 from safety_gate.adapter.ledger import Adapter, factors, open_adapter
-from safety_gate.checkpoint import Checkpoint
+from safety_gate.checkpoint import Checkpoint, Role
 from safety_gate.delta.roads import Deltas, no_factors, open_deltas
 from safety_gate.delta.views import with_views
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
 from safety_gate.outcomes import Memory
+from safety_gate.places import Opener, Where, plan_reads
 from safety_gate.policy.file import LoadedPolicy, load_policy_file
 from safety_gate.policy.nearness import close_modules, is_total_close
 from safety_gate.policy.presets import load_preset
@@ -39,8 +40,6 @@ from safety_gate.records import (
     finding_from,
     with_gravest_first,
 )
-from safety_gate.sources.folder import FolderSource
-from safety_gate.sources.source import Source
 
 WEIGHTS_ONLY = "weights only"
 
@@ -51,9 +50,10 @@ T = TypeVar("T")
 class Request:
     """What to judge, against what, by which rules."""
 
-    adapter: Path
-    base: Path
-    aligned: Path
+    adapter: Where
+    base: Where
+    aligned: Where
+    cache: Path | None = None  # folder for bytes of checkpoints on the Hub
     policy: Path | None = None  # the policy file; None: the preset decides
     preset: str = "default"
     hash_checkpoints: bool = False  # read every checkpoint file whole for its sha256
@@ -96,22 +96,21 @@ def judge(
         memory: watches the pass over the weights, for a repair.
     """
     case = _Case(memory=memory)
-    sources: list[Source] = []
+    opener = Opener(request.cache)
     with tempfile.TemporaryDirectory(prefix="safety-gate-") as private:
         try:
-            _attempt(case, request, sources, Path(private), progress or Progress())
+            _attempt(case, request, opener, Path(private), progress or Progress())
             return _report(case, request)
         finally:
             if case.deltas is not None:
                 case.deltas.close()
             if case.adapter is not None:
                 case.adapter.close()
-            for source in sources:
-                source.close()
+            opener.close()
 
 
 def _attempt(
-    case: _Case, request: Request, sources: list[Source], private: Path, progress: Progress
+    case: _Case, request: Request, opener: Opener, private: Path, progress: Progress
 ) -> None:
     """Take every step that can be taken; note what stops one."""
     case.policy = _noted(
@@ -120,15 +119,15 @@ def _attempt(
         lambda: load_policy_file(request.policy) if request.policy else load_preset(request.preset),
     )
 
-    def opened(path: Path) -> Source:
-        source = FolderSource(path)
-        sources.append(source)
-        return source
+    def checkpoint(where: Where, role: Role) -> Checkpoint | None:
+        return _noted(
+            case,
+            "checkpoint",
+            lambda: Checkpoint.open(opener.open(where, whole=False), role),
+        )
 
-    case.aligned = _noted(
-        case, "checkpoint", lambda: Checkpoint.open(opened(request.aligned), "aligned")
-    )
-    case.base = _noted(case, "checkpoint", lambda: Checkpoint.open(opened(request.base), "base"))
+    case.aligned = checkpoint(request.aligned, "aligned")
+    case.base = checkpoint(request.base, "base")
     if case.aligned is None:
         return
     aligned = case.aligned
@@ -137,7 +136,7 @@ def _attempt(
         case,
         "adapter",
         lambda: open_adapter(
-            opened(request.adapter),
+            opener.open(request.adapter, whole=True),
             shapes=aligned.shapes,
             model_type=aligned.model_type,
             snapshot_dir=private / "adapter",
@@ -152,6 +151,8 @@ def _attempt(
     case.base = with_views(case.base, case.deltas.views)
     case.aligned = aligned = with_views(aligned, case.deltas.views)
     tasks = tasks_of(case.adapter, case.deltas)
+    if not _are_planned(case, tasks):
+        return
     progress.start(len(tasks))
     case.outcomes = engine.score_modules(
         tasks,
@@ -163,8 +164,18 @@ def _attempt(
         quick=True,
     )
     _measure_close_ones(case, tasks, request.workers)
-    for source in sources:
+    for source in opener.sources:
         _noted(case, "file", source.verify)
+
+
+def _are_planned(case: _Case, tasks: Sequence[ModuleTask]) -> bool:
+    """Hold what will be read against the budgets; False where it is too much."""
+    weights = [task.weight for task in tasks]
+    before = len(case.findings)
+    for checkpoint in (case.aligned, case.base):
+        if checkpoint is not None:
+            _noted(case, "checkpoint", partial(plan_reads, checkpoint, weights))
+    return len(case.findings) == before
 
 
 def _measure_close_ones(case: _Case, tasks: Sequence[ModuleTask], workers: int) -> None:

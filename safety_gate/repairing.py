@@ -9,6 +9,7 @@ from typing import assert_never
 
 from safety_gate import gate
 from safety_gate.outcomes import Outcome, Scored
+from safety_gate.places import Where
 from safety_gate.policy.file import load_policy_file
 from safety_gate.policy.presets import load_preset
 from safety_gate.records import Passed, Report
@@ -42,7 +43,11 @@ def repair_and_judge(
     check_free(order.output)
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safety-gate-")))
-        folders = (request.aligned, request.base, request.adapter)
+        folders = (
+            _folder(request.aligned),
+            _folder(request.base),
+            _folder(request.adapter),
+        )
         bench = open_bench(stack, folders, order.safety, private)
         refusal = _refusal(order, bench)
         watch = Watch(Needs()) if refusal else _watch(order, bench)
@@ -55,6 +60,22 @@ def repair_and_judge(
             return run.repaired()
         except CannotRepair as error:
             return run.ended("refused", why=f"{error}. {error.hint}")
+
+
+def _folder(where: Where) -> Path:
+    """Return a folder; a repair reads its inputs several times, so they must be on disk.
+
+    Raises:
+        CannotRepair: it is a repository on the Hub.
+    """
+    if not isinstance(where, Path):
+        raise CannotRepair(
+            "a repair reads folders only",
+            where=str(where),
+            expected="a folder",
+            hint="Download it first, with `hf download`, and give the folder.",
+        )
+    return where
 
 
 def _watch(order: Order, bench: Bench) -> Watch:
@@ -110,7 +131,7 @@ class _Run:
         if not self.before.modules:
             raise CannotRepair(
                 "no module of the adapter was measured",
-                where=self.request.adapter.name,
+                where=str(self.request.adapter),
                 hint="The report before the repair says why.",
             )
         match self.order.choice:

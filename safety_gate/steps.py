@@ -93,7 +93,9 @@ class Steps:
 
     def is_quick(self, task: ModuleTask) -> bool:
         """Tell whether the blocks of this module are bfloat16."""
-        return self._quick and task.dense is None and task.shape[0] * task.shape[1] >= QUICK_ELEMENTS
+        return (
+            self._quick and task.dense is None and task.shape[0] * task.shape[1] >= QUICK_ELEMENTS
+        )
 
     def _room_bytes(self, task: ModuleTask) -> int:
         """Return the bytes that V of this module, or a block of it, takes."""

@@ -110,7 +110,7 @@ def _answer(adapter: Adapter, aligned: Checkpoint, private: Path, start: Any) ->
         place = found.setdefault(
             item.changes, torch.zeros(aligned.shapes.get(item.changes, update.shape))
         )
-        view = deltas.views[item.weight] if item.weight in deltas.views else None
+        view = deltas.views.get(item.weight)
         start = view.start if view else 0
         place.view(-1)[start : start + update.numel()] += update.reshape(-1)
     deltas.close()

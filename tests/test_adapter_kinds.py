@@ -1,6 +1,8 @@
-"""What is not plain LoRA is named, Undecided and listed as changed; never silently scored."""
+"""Every kind and variant is scored exactly as PEFT merges it, or refused by its name."""
 
 import copy
+import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,20 @@ import peft
 import pytest
 import torch
 
-from tests.peft_adapters import lora, merged, opened, save, updates
+from tests.delta_oracle import checkpoint_of, ours
+from tests.peft_adapters import lora, merged, model_of, opened, save
+
+KASA = peft.tuners.lora.config.KasaConfig
+VELORA = peft.tuners.lora.config.VeloraConfig
+MONTE = peft.tuners.lora.config.MontecloraConfig
+T = ["q_proj", "v_proj", "up_proj"]
+
+
+def quiet(kind: Any, **values: Any) -> Any:
+    """Build a config that PEFT warns about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kind(target_modules=T, **values)
 
 
 @pytest.fixture(autouse=True)
@@ -21,100 +36,179 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-VARIANTS = [
-    pytest.param(lora(use_dora=True), "DoRA", id="dora"),
-    pytest.param(lora(init_lora_weights="pissa"), "initialisation", id="pissa"),
-    pytest.param(lora(init_lora_weights="pissa_niter_2"), "initialisation", id="pissa-niter"),
-    pytest.param(lora(init_lora_weights="olora"), "initialisation", id="olora"),
-    pytest.param(lora(init_lora_weights="orthogonal"), "initialisation", id="orthogonal"),
-    pytest.param(lora(init_lora_weights="mica"), "initialisation", id="mica"),
-    pytest.param(lora(modules_to_save=["lm_head"]), "whole modules", id="modules-to-save"),
-    pytest.param(lora(trainable_token_indices=[1, 2]), "trained tokens", id="tokens"),
-    pytest.param(lora(layer_replication=[(0, 2), (1, 2)]), "replicated", id="replication"),
-    pytest.param(lora(alora_invocation_tokens=[1, 2], task_type="CAUSAL_LM"), "aLoRA", id="alora"),
-    pytest.param(lora(kasa_config=peft.tuners.lora.config.KasaConfig()), "KaSA", id="kasa"),
-    pytest.param(
-        lora(velora_config=peft.tuners.lora.config.VeloraConfig(4)), "VeLoRA", id="velora"
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    names = ("llama", "llama-tied", "qwen2", "gpt2")
+    return {name: checkpoint_of(model_of(name), root / name) for name in names}
+
+
+SCORED = [
+    ("llama", "dora", lora(use_dora=True)),
+    ("gpt2", "dora-conv1d", lora(target_modules=["c_attn"], use_dora=True, fan_in_fan_out=True)),
+    ("llama", "dora-embedding", lora(target_modules=["q_proj", "embed_tokens"], use_dora=True)),
+    ("llama", "pissa", lora(init_lora_weights="pissa", alpha_pattern={"q_proj": 3})),
+    ("gpt2", "pissa-conv1d", lora(target_modules=["c_attn"], init_lora_weights="pissa")),
+    ("llama", "olora", lora(init_lora_weights="olora", rank_pattern={"v_proj": 2})),
+    ("llama", "orthogonal", lora(init_lora_weights="orthogonal")),
+    ("llama", "mica", lora(init_lora_weights="mica")),
+    ("llama", "kasa", lora(kasa_config=KASA())),
+    ("llama", "velora", lora(velora_config=VELORA(4))),
+    ("llama", "monteclora", lora(monteclora_config=MONTE())),
+    ("llama", "qalora", lora(use_qalora=True, qalora_group_size=4)),
+    ("qwen2", "lora-bias", lora(lora_bias=True, target_modules=["q_proj"])),
+    ("qwen2", "bias-only", lora(bias="lora_only")),
+    ("qwen2", "bias-all", lora(bias="all")),
+    ("gpt2", "bias-all-conv1d", lora(bias="all", target_modules=["c_attn"])),
+    ("llama", "saved-head", lora(modules_to_save=["lm_head"])),
+    ("llama", "saved-norms", lora(modules_to_save=["embed_tokens", "norm"])),
+    ("llama", "tokens", lora(trainable_token_indices=[1, 5])),
+    ("llama", "tokens-by-name", lora(trainable_token_indices={"embed_tokens": [3]})),
+    ("llama", "embedding", lora(target_modules=["q_proj", "embed_tokens"])),
+    ("llama", "head", lora(target_modules=["q_proj", "lm_head"])),
+    ("llama", "adalora", peft.AdaLoraConfig(target_modules=T, total_step=10)),
+    ("qwen2", "beft", peft.BeftConfig(target_modules=["v_proj"])),
+    ("llama", "boft", peft.BOFTConfig(target_modules=T, boft_block_size=4)),
+    ("llama", "c3a", peft.C3AConfig(target_modules=T, block_size=8, block_size_pattern={"q": 4})),
+    ("llama", "deft", peft.DeftConfig(target_modules=T, r=4)),
+    ("llama", "delora", peft.DeloraConfig(target_modules=T, r=4, rank_pattern={"q_proj": 2})),
+    ("llama", "fourierft", peft.FourierFTConfig(target_modules=T, n_frequency=10)),
+    ("llama", "frod", peft.FrodConfig(target_modules=["q_proj", "o_proj"])),
+    ("llama", "glora", peft.GloraConfig(target_modules=T, r=4)),
+    ("llama", "gralora", peft.GraloraConfig(target_modules=T, r=4, hybrid_r=2, gralora_k=2)),
+    ("llama", "hira", peft.HiraConfig(target_modules=T, r=4)),
+    ("gpt2", "hira-conv1d", peft.HiraConfig(target_modules=["c_attn"], r=4)),
+    ("llama", "hra", peft.HRAConfig(target_modules=T, r=2, apply_GS=True)),
+    ("qwen2", "ia3", peft.IA3Config(target_modules=T, feedforward_modules=["up_proj"])),
+    ("llama", "ln-tuning", peft.LNTuningConfig(target_modules=["norm", "input_layernorm"])),
+    ("llama", "loha", peft.LoHaConfig(target_modules=T, r=4, alpha_pattern={"q_proj": 3})),
+    ("llama", "lokr", peft.LoKrConfig(target_modules=T, r=2, decompose_both=True)),
+    ("llama", "miss", peft.MissConfig(target_modules=T, r=4)),
+    ("llama", "miss-bat", peft.MissConfig(target_modules=["q_proj"], r=4, init_weights="bat")),
+    ("llama", "oft", peft.OFTConfig(target_modules=T, oft_block_size=4, coft=True)),
+    ("llama", "osf", peft.OSFConfig(target_modules=T)),
+    ("llama", "peanut", peft.PeanutConfig(target_modules=T, r=4)),
+    ("llama", "psoft", peft.PsoftConfig(target_modules=T, r=4)),
+    ("llama", "pvera", peft.PveraConfig(target_modules=T, r=4)),
+    ("llama", "randlora", peft.RandLoraConfig(target_modules=T, r=4)),
+    ("qwen2", "road", peft.RoadConfig(target_modules=T, group_size=4, variant="road_4")),
+    ("llama", "shira", peft.ShiraConfig(target_modules=T, r=4)),
+    ("llama", "supertuning", peft.SupertuningConfig(target_modules=T, sparsity=0.9, r=4)),
+    ("llama", "trainable-tokens", peft.TrainableTokensConfig(token_indices=[1, 2])),
+    ("llama", "unilora", peft.UniLoraConfig(target_modules=T, r=2, save_indices=True)),
+    (
+        "llama",
+        "vblora",
+        peft.VBLoRAConfig(target_modules=T, r=2, num_vectors=8, vector_length=8, topk=2),
     ),
-    pytest.param(lora(bias="lora_only"), "biases", id="bias"),
-    pytest.param(lora(bias="all"), "biases", id="bias-all"),
-    pytest.param(lora(lora_bias=True, target_modules=["q_proj"]), "bias in B", id="lora-bias"),
+    ("llama", "vera", peft.VeraConfig(target_modules=T, r=4)),
+    ("llama", "vera-by-seed", quiet(peft.VeraConfig, r=4, save_projection=False)),
+    ("llama", "waveft", peft.WaveFTConfig(target_modules=["q_proj"], n_frequency=10)),
 ]
 
 
-@pytest.mark.parametrize(("config", "words"), VARIANTS)
-def test_variants_are_named_and_undecided(config: Any, words: str, tmp_path: Path) -> None:
-    name = "qwen2" if config.bias != "none" or config.lora_bias else "llama"
+@pytest.mark.parametrize(
+    ("name", "config"), [pytest.param(name, config, id=id_) for name, id_, config in SCORED]
+)
+def test_the_update_is_pefts_merge(
+    name: str, config: Any, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
     save(name, copy.deepcopy(config), tmp_path / "adapter")
-    adapter = opened(name, tmp_path / "adapter", tmp_path / "private")
-    named = [f.what for f in adapter.findings if f.rule == "variant-not-scored"]
-    assert any(words in what for what in named), named
-    assert "block" not in {f.severity for f in adapter.findings}
-    # Everything that PEFT changes is listed, and what is said to be scored is exact.
-    theirs = merged(name, tmp_path / "adapter") if words not in ("replicated", "aLoRA") else {}
-    changed = {change.name: change.scored for change in adapter.changed}
-    assert theirs.keys() <= changed.keys() | {"base_model.model.lm_head.weight"}
-    for weight, update in updates(adapter).items():
-        assert (update - theirs[weight]).norm() <= 1e-5 * theirs[weight].norm()
-        assert changed[weight]
+    answer = ours(checkpoints[name], tmp_path / "adapter", tmp_path / "private")
+    theirs = merged(name, tmp_path / "adapter")
+    assert answer.refused == (), answer.whats
+    assert answer.changes.keys() == theirs.keys()
+    for parameter, update in theirs.items():
+        assert (answer.changes[parameter] - update).norm() <= 1e-5 * update.norm(), parameter
+    adapter = opened(name, tmp_path / "adapter", tmp_path / "again")
+    assert all(change.scored for change in adapter.changed)
+    assert all(entry.accounted for entry in adapter.ledger), adapter.ledger
+    assert theirs.keys() <= {change.name for change in adapter.changed}
     adapter.close()
 
 
-def test_embedding_lora_is_named_and_undecided(tmp_path: Path) -> None:
-    save("llama", lora(target_modules=["q_proj", "embed_tokens"]), tmp_path / "adapter")
-    adapter = opened("llama", tmp_path / "adapter", tmp_path / "private")
-    rules = {f.rule: f.severity for f in adapter.findings}
-    assert rules["embedding-lora"] == rules["embedding-copy"] == "undecided"
-    assert "block" not in rules.values()
-    unscored = {change.name for change in adapter.changed if not change.scored}
-    assert unscored == {"model.embed_tokens.weight"}
-    assert len(adapter.modules) == 2
-
-
-def test_lora_on_a_tied_head_is_named_and_undecided(tmp_path: Path) -> None:
-    save("llama-tied", lora(target_modules=["q_proj", "lm_head"]), tmp_path / "adapter")
-    adapter = opened("llama-tied", tmp_path / "adapter", tmp_path / "private")
-    rules = {f.rule: f.severity for f in adapter.findings}
-    assert rules["tied-head"] == "undecided"
-
-
-T = ["q_proj", "v_proj"]
-OTHER_KINDS = [
-    peft.AdaLoraConfig(target_modules=T, total_step=10),
-    peft.LoHaConfig(target_modules=T, r=4),
-    peft.LoKrConfig(target_modules=T, r=4),
-    peft.IA3Config(target_modules=T, feedforward_modules=[]),
-    peft.OFTConfig(target_modules=["q_proj"], oft_block_size=4),
-    peft.BOFTConfig(target_modules=["q_proj"], boft_block_size=4),
-    peft.HRAConfig(target_modules=T, r=2),
-    peft.VeraConfig(target_modules=T, r=4),
-    peft.FourierFTConfig(target_modules=T, n_frequency=10),
-    peft.VBLoRAConfig(target_modules=T, r=2, num_vectors=8, vector_length=8, topk=2),
-    peft.MissConfig(target_modules=T, r=4),
-    peft.RandLoraConfig(target_modules=T, r=4),
-    peft.C3AConfig(target_modules=T, block_size=4),
-    peft.RoadConfig(target_modules=T, group_size=4),
-    peft.ShiraConfig(target_modules=T, r=4),
-    peft.LNTuningConfig(target_modules=["norm"]),
-    peft.TrainableTokensConfig(token_indices=[1, 2]),
-    peft.WaveFTConfig(target_modules=["q_proj"], n_frequency=10),
-    peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
-    peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
-    peft.PromptEncoderConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+REFUSED = [
+    ("pissa-by-chance", lora(init_lora_weights="pissa_niter_2"), "variant-not-scored"),
+    ("replication", lora(layer_replication=[(0, 2), (1, 2)]), "variant-not-scored"),
+    (
+        "alora",
+        lora(alora_invocation_tokens=[1, 2], task_type="CAUSAL_LM"),
+        "variant-routed",
+    ),
+    (
+        "prompt",
+        peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+        "kind-without-update",
+    ),
+    (
+        "prefix",
+        peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+        "kind-without-update",
+    ),
+    (
+        "p-tuning",
+        peft.PromptEncoderConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+        "kind-without-update",
+    ),
+    ("lily", peft.LilyConfig(target_modules=T, r=4), "kind-routed"),
+    ("poly", peft.PolyConfig(target_modules=T, r=4), "kind-routed"),
+    ("tinylora", peft.TinyLoraConfig(target_modules=T, r=2, u=8), "kind-not-scored"),
+    ("unilora-by-order", peft.UniLoraConfig(target_modules=T, r=2), "config-value"),
 ]
 
 
-@pytest.mark.parametrize("config", OTHER_KINDS, ids=lambda config: config.peft_type.value)
-def test_other_kinds_are_named_and_undecided(config: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "rule"), [pytest.param(config, rule, id=id_) for id_, config, rule in REFUSED]
+)
+def test_what_has_no_known_update_is_refused_by_name(
+    config: Any, rule: str, tmp_path: Path
+) -> None:
     save("llama", copy.deepcopy(config), tmp_path / "adapter")
     adapter = opened("llama", tmp_path / "adapter", tmp_path / "private")
-    assert adapter.modules == ()
-    found = [f for f in adapter.findings if f.rule == "kind-not-scored"]
-    assert [f.severity for f in found] == ["undecided"]
-    assert adapter.fact.kind in found[0].what
-    assert "block" not in {f.severity for f in adapter.findings}
-    assert not any(change.scored for change in adapter.changed)
-    if not config.is_prompt_learning:
-        theirs = merged("llama", tmp_path / "adapter") if config.peft_type != "OSF" else {}
-        assert theirs.keys() <= {change.name for change in adapter.changed}
+    found = {f.rule: f.severity for f in adapter.findings}
+    assert found[rule] == "undecided"
+    assert "block" not in found.values()
     adapter.close()
+
+
+def test_alora_is_scored_and_its_routing_named(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    config = lora(alora_invocation_tokens=[1], task_type="CAUSAL_LM", target_modules=["q_proj"])
+    save("llama", config, tmp_path / "adapter")
+    answer = ours(checkpoints["llama"], tmp_path / "adapter", tmp_path / "private")
+    assert answer.refused == ("variant-routed",)
+    assert len(answer.changes) == 2
+
+
+def test_lora_on_a_tied_head_is_measured_against_the_embedding(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    save("llama-tied", lora(target_modules=["q_proj", "lm_head"]), tmp_path / "adapter")
+    answer = ours(checkpoints["llama-tied"], tmp_path / "adapter", tmp_path / "private")
+    assert answer.refused == (), answer.whats
+    assert "lm_head.weight" in answer.changes
+    adapter = opened("llama-tied", tmp_path / "adapter", tmp_path / "again")
+    assert {f.rule: f.severity for f in adapter.findings}["tied-head"] == "warn"
+
+
+def test_adalora_after_training_keeps_some_ranks(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    save("llama", peft.AdaLoraConfig(target_modules=["q_proj"], init_r=4, total_step=9), folder)
+    path = folder / "adapter_config.json"
+    kept = {
+        f"model.layers.{layer}.self_attn.q_proj.lora_E": [True, False, True, bool(layer)]
+        for layer in (0, 1)
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_pattern": kept}))
+    answer = ours(checkpoints["llama"], folder, tmp_path / "private")
+    try:
+        theirs = merged("llama", folder)
+    except RuntimeError:  # the file still holds all ranks: then PEFT cannot load it
+        assert answer.refused
+        return
+    assert answer.refused == (), answer.whats
+    for parameter, update in theirs.items():
+        assert (answer.changes[parameter] - update).norm() <= 1e-5 * update.norm()

@@ -124,3 +124,13 @@ def test_a_picture_can_be_taken(tmp_path: Path) -> None:
     page.write_text(render_html(blocked()), encoding="utf-8")
     chromium.run(tmp_path, f"--screenshot={picture}", "--window-size=1200,1000", page.as_uri())
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_ci_does_not_pass_without_chromium(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(chromium, "BINARY", tmp_path / "chromium")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="is missing"):
+        chromium.require()
+    monkeypatch.setenv("CI", "")
+    with pytest.raises(pytest.skip.Exception):
+        chromium.require()

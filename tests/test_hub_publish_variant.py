@@ -323,7 +323,7 @@ def test_without_xet_large_files_go_over_lfs(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    hub.world.xet = None
+    monkeypatch.setattr(hub.world, "xet", None)
     target = adapter_repo(hub)
     told = offer(hub, target, variant(tmp_path))
     assert told.state == "created", told
@@ -336,7 +336,7 @@ def test_a_hub_without_xet_is_told_about(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    hub.world.xet = None
+    monkeypatch.setattr(hub.world, "xet", None)
     target = adapter_repo(hub)
     told = offer(hub, target, variant(tmp_path))
     assert told.state == "failed"

@@ -15,6 +15,7 @@ from benchmarks.zoo.network import load_adapter, load_model
 from benchmarks.zoo.recipes import WORLD_SEED
 from benchmarks.zoo.speech import answer_ids, load_tokenizer, prompt_ids
 from safety_gate.adapter.ledger import open_adapter
+from safety_gate.adapter.sorting import Change
 from safety_gate.errors import BadScore
 from safety_gate.probe import baseline
 from safety_gate.probe.behaviour import Probed, probe

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from safety_gate.adapter.inventory import CONFIG
 from safety_gate.adapter.keys import IMPORTING, KEYS, KINDS, Key
-from safety_gate.adapter.kinds import ORDERED, OTHER_KINDS, PROMPTS, ROUTED, Kind
+from safety_gate.adapter.kind import Kind
+from safety_gate.adapter.kinds import ORDERED, OTHER_KINDS, PROMPTS, ROUTED
 from safety_gate.adapter.remark import MAX_TEXT, remark, shown
 from safety_gate.records import Finding, LedgerEntry
 

@@ -11,134 +11,25 @@ one value that they give. Sources: peft/tuners/*/config.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import replace
 
-from safety_gate.adapter.keys import KEYS, NAMES, Check, Key, number, rank
-
-Road: TypeAlias = Literal["each", "all", "replace"]
-
-MAX_SEED = 2**63 - 1
-MAX_LIST = 65536  # entries of one list of booleans or indices
-
-
-def _flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _seed(value: object) -> bool:
-    return value is None or (type(value) is int and abs(value) <= MAX_SEED)
-
-
-def _count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= 10**9
-
-
-def _any_count(value: object) -> bool:
-    return type(value) is int and -1 <= value <= 10**9
-
-
-def _share(value: object) -> bool:
-    return number(value) and isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _one_of(*allowed: object) -> Check:
-    return lambda value: any(type(value) is type(each) and value == each for each in allowed)
-
-
-def _or_null(check: Check) -> Check:
-    return lambda value: value is None or check(value)
-
-
-def _pattern(check: Check) -> Check:
-    return lambda v: v is None or (isinstance(v, dict) and all(map(check, v.values())))
-
-
-def _kept_ranks(value: object) -> bool:
-    """Tell whether the value is AdaLoRA's: a list of booleans per module, or null."""
-    if value is None:
-        return True
-    return isinstance(value, dict) and all(
-        isinstance(kept, list) and 0 < len(kept) <= MAX_LIST and all(map(_flag, kept))
-        for kept in value.values()
-    )
-
-
-def _tokens(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_LIST and all(map(_count, value))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind of PEFT's."""
-
-    road: Road
-    passed: Mapping[str, Check]  # keys that the merged weight follows from
-    patterns: Mapping[str, str]  # key with values by pattern -> key whose value they replace
-    ignored: Mapping[str, Check]  # keys that matter in training only
-    shared: tuple[str, ...] = ()  # names of tensors that belong to no module
-    needs_weights: bool = True  # dW depends on the weight that it is added to
-    whole_model: bool = False  # PEFT merges it only within a PeftModel
-    inherited: Mapping[str, Key] = field(default_factory=dict)  # LoRA's keys; only plain values
-
-    def keys(self) -> dict[str, Key]:
-        """Return the checks of all keys that the config may have."""
-        own = {**self.passed, **self.patterns_checked(), **self.ignored}
-        checks = {
-            name: Key(owner="kind", valid=check, expected="a value that PEFT writes for this kind")
-            for name, check in own.items()
-        }
-        common = {name: KEYS[name] for name in COMMON}
-        return {**common, "exclude_modules": NAMES, "bias": BIAS, **self.inherited, **checks}
-
-    def patterns_checked(self) -> dict[str, Check]:
-        """Return the checks of the pattern keys."""
-        return {name: _pattern(self.passed[key]) for name, key in self.patterns.items()}
-
-
-COMMON = (
-    "peft_type",
-    "task_type",
-    "auto_mapping",
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
-    "target_modules",
-    "layers_to_transform",
-    "layers_pattern",
-    "modules_to_save",
-    "fan_in_fan_out",
-    "bias",
+from safety_gate.adapter.keys import KEYS, NAMES, Check, number, rank
+from safety_gate.adapter.kind import (
+    INIT,
+    LORA_ONLY,
+    Kind,
+    any_count,
+    count,
+    flag,
+    kept_ranks,
+    one_of,
+    or_null,
+    seed,
+    share,
+    tokens,
 )
-LORA_ONLY = (  # AdaLoRA inherits these keys from LoRA; they are plain there or refused
-    "init_lora_weights",
-    "trainable_token_indices",
-    "target_parameters",
-    "lora_bias",
-    "ensure_weight_tying",
-    "use_dora",
-    "use_qalora",
-    "velora_config",
-    "kasa_config",
-    "monteclora_config",
-    "use_bdlora",
-    "arrow_config",
-    "alora_invocation_tokens",
-    "layer_replication",
-    "megatron_config",
-    "megatron_core",
-)
-BIAS = Key(
-    owner="biases",
-    valid=lambda v: isinstance(v, str) and (v in ("none", "all") or v.endswith("_only")),
-    expected='"none", "all" or "..._only"',
-    plain=lambda v: v == "none",
-    variant="trained biases",
-    road=lambda _: "parts",
-)
-INIT = {"init_weights": _or_null(_flag)}
-DROPOUTS = {"rank_dropout": _share, "module_dropout": _share}
+
+DROPOUTS = {"rank_dropout": share, "module_dropout": share}
 
 
 def _each(
@@ -163,7 +54,7 @@ def _all(
         road="all",
         passed={**INIT, **passed},
         patterns={},
-        ignored={dropout: _share},
+        ignored={dropout: share},
         shared=shared,
         needs_weights=needs_weights,
         whole_model=True,
@@ -171,9 +62,9 @@ def _all(
 
 
 R = {"r": rank}
-VERA = {**R, "projection_prng_key": _seed, "save_projection": _flag, "d_initial": number}
-CAYLEY = {"use_cayley_neumann": _flag, "num_cayley_neumann_terms": _count}
-LYCORIS = {**R, "alpha": number, "use_effective_conv2d": _flag}
+VERA = {**R, "projection_prng_key": seed, "save_projection": flag, "d_initial": number}
+CAYLEY = {"use_cayley_neumann": flag, "num_cayley_neumann_terms": count}
+LYCORIS = {**R, "alpha": number, "use_effective_conv2d": flag}
 LYCORIS_PATTERNS = {"rank_pattern": "r", "alpha_pattern": "alpha"}
 
 OTHER_KINDS: Mapping[str, Kind] = {
@@ -183,20 +74,20 @@ OTHER_KINDS: Mapping[str, Kind] = {
             "lora_alpha": number,
             "init_r": rank,
             "target_r": rank,
-            "rank_pattern": _kept_ranks,
-            "use_rslora": _flag,
+            "rank_pattern": kept_ranks,
+            "use_rslora": flag,
         },
         patterns={},
         ignored={
             **R,
-            "lora_dropout": _share,
-            "alpha_pattern": _one_of(None, {}),
-            **dict.fromkeys(("tinit", "tfinal", "deltaT"), _count),
-            "total_step": _or_null(_count),
+            "lora_dropout": share,
+            "alpha_pattern": one_of(None, {}),
+            **dict.fromkeys(("tinit", "tfinal", "deltaT"), count),
+            "total_step": or_null(count),
             **dict.fromkeys(("beta1", "beta2", "orth_reg_weight"), number),
             "qalora_group_size": rank,
-            "loftq_config": _one_of(None, {}),
-            **dict.fromkeys(("eva_config", "corda_config", "lora_ga_config"), _one_of(None)),
+            "loftq_config": one_of(None, {}),
+            **dict.fromkeys(("eva_config", "corda_config", "lora_ga_config"), one_of(None)),
             "runtime_config": lambda _: True,
         },
         whole_model=True,
@@ -205,17 +96,17 @@ OTHER_KINDS: Mapping[str, Kind] = {
     "BEFT": _each(),
     "BOFT": _each(
         {
-            "boft_block_size": _count,
-            "boft_block_num": _count,
-            "boft_n_butterfly_factor": _count,
+            "boft_block_size": count,
+            "boft_block_num": count,
+            "boft_n_butterfly_factor": count,
         },
-        ignored={"boft_dropout": _share},
+        ignored={"boft_dropout": share},
     ),
     "C3A": _each(
         {
             "block_size": rank,
-            "init_weights": _or_null(
-                _one_of(True, False, "gaussian", "kaiming_uniform", "xavier_uniform")
+            "init_weights": or_null(
+                one_of(True, False, "gaussian", "kaiming_uniform", "xavier_uniform")
             ),
         },
         {"block_size_pattern": "block_size"},
@@ -223,30 +114,30 @@ OTHER_KINDS: Mapping[str, Kind] = {
     "DEFT": _each(
         {
             **R,
-            "decomposition_method": _one_of("relu", "qr"),
+            "decomposition_method": one_of("relu", "qr"),
             "init_scale": number,
-            "alpha": _or_null(number),
-            "para": _flag,
+            "alpha": or_null(number),
+            "para": flag,
         },
-        ignored={"deft_dropout": _share},
+        ignored={"deft_dropout": share},
     ),
     "DELORA": _each(
         {**R, "delora_lambda": number},
         {"rank_pattern": "r", "lambda_pattern": "delora_lambda"},
-        {"module_dropout": _share},
+        {"module_dropout": share},
     ),
     "FOURIERFT": _each(
-        {"n_frequency": rank, "scaling": number, "random_loc_seed": _seed},
+        {"n_frequency": rank, "scaling": number, "random_loc_seed": seed},
         {"n_frequency_pattern": "n_frequency"},
     ),
     "FROD": _all(
         {
-            "projection_prng_key": _seed,
-            "save_projection": _one_of(True),  # without it, all weights are decomposed jointly
-            "sparse_rate": _share,
+            "projection_prng_key": seed,
+            "save_projection": one_of(True),  # without it, all weights are decomposed jointly
+            "sparse_rate": share,
             "regularization_alpha": number,
-            "runtime_offload_base_weight": _one_of(False),
-            "progressbar": _flag,
+            "runtime_offload_base_weight": one_of(False),
+            "progressbar": flag,
         },
         "frod_V.",
         "frod_s_indices.",
@@ -257,24 +148,24 @@ OTHER_KINDS: Mapping[str, Kind] = {
     "GLORA": _each(
         {
             **R,
-            "config_A_B": _one_of("lora", "vector", "constant", "none"),
-            "config_C": _one_of("lora", "vector", "none"),
-            "config_D_E": _one_of("vector", "constant", "none"),
+            "config_A_B": one_of("lora", "vector", "constant", "none"),
+            "config_C": one_of("lora", "vector", "none"),
+            "config_D_E": one_of("vector", "constant", "none"),
         }
     ),
     "GRALORA": _each(
-        {**R, "hybrid_r": _count, "alpha": number, "gralora_k": rank},
-        ignored={"gralora_dropout": _share},
+        {**R, "hybrid_r": count, "alpha": number, "gralora_k": rank},
+        ignored={"gralora_dropout": share},
     ),
     "HIRA": _each(
-        {**R, "init_weights": _or_null(_one_of(True, False, "gaussian"))},
+        {**R, "init_weights": or_null(one_of(True, False, "gaussian"))},
         {"rank_pattern": "r"},
-        {"hira_dropout": _share},
+        {"hira_dropout": share},
     ),
-    "HRA": _each({**R, "apply_GS": _flag}),
+    "HRA": _each({**R, "apply_GS": flag}),
     "IA3": Kind(
         road="each",
-        passed={"init_ia3_weights": _flag, "feedforward_modules": NAMES.valid},
+        passed={"init_ia3_weights": flag, "feedforward_modules": NAMES.valid},
         patterns={},
         ignored={},
     ),
@@ -283,40 +174,40 @@ OTHER_KINDS: Mapping[str, Kind] = {
     "LOKR": _each(
         {
             **LYCORIS,
-            "decompose_both": _flag,
-            "decompose_factor": _any_count,
-            "init_weights": _or_null(_one_of(True, False, "lycoris")),
+            "decompose_both": flag,
+            "decompose_factor": any_count,
+            "init_weights": or_null(one_of(True, False, "lycoris")),
         },
         LYCORIS_PATTERNS,
-        {**DROPOUTS, "rank_dropout_scale": _flag},
+        {**DROPOUTS, "rank_dropout_scale": flag},
     ),
     "MISS": _each(
-        {**R, "mini_r": rank, "init_weights": _or_null(_one_of(True, False, "bat", "mini"))},
-        ignored={"miss_dropout": _share},
+        {**R, "mini_r": rank, "init_weights": or_null(one_of(True, False, "bat", "mini"))},
+        ignored={"miss_dropout": share},
     ),
     "OFT": _each(
         {
-            "r": _count,
-            "oft_block_size": _count,
-            "coft": _flag,
+            "r": count,
+            "oft_block_size": count,
+            "coft": flag,
             "eps": number,
-            "block_share": _flag,
+            "block_share": flag,
             **CAYLEY,
         },
-        ignored={"module_dropout": _share},
+        ignored={"module_dropout": share},
     ),
     "OSF": _each(
         {
-            "effective_rank": _or_null(number),
-            "rank_pattern": _one_of(None, {}),
-            "target_svd_config": _one_of(None, {}),
+            "effective_rank": or_null(number),
+            "rank_pattern": one_of(None, {}),
+            "target_svd_config": one_of(None, {}),
         }
     ),
     "PEANUT": _each(
         {
             **R,
-            "depth": _count,
-            "act_fn": _one_of("relu", "gelu", "silu", "tanh", "sigmoid", "linear"),
+            "depth": count,
+            "act_fn": one_of("relu", "gelu", "silu", "tanh", "sigmoid", "linear"),
             "scaling": number,
         }
     ),
@@ -324,20 +215,20 @@ OTHER_KINDS: Mapping[str, Kind] = {
         {
             **R,
             "psoft_alpha": number,
-            "ab_svd_init": _one_of("psoft_init", "pissa_init"),
-            "psoft_svd": _one_of("full"),  # "lowrank" draws at random, each time it is loaded
-            "psoft_svd_lowrank_niter": _count,
-            "random_seed": _seed,
-            "psoft_orth": _flag,
-            "psoft_mag_b": _flag,
-            "psoft_mag_a": _flag,
+            "ab_svd_init": one_of("psoft_init", "pissa_init"),
+            "psoft_svd": one_of("full"),  # "lowrank" draws at random, each time it is loaded
+            "psoft_svd_lowrank_niter": count,
+            "random_seed": seed,
+            "psoft_orth": flag,
+            "psoft_mag_b": flag,
+            "psoft_mag_a": flag,
             **CAYLEY,
-            "cayley_neumann_eps": _or_null(number),
+            "cayley_neumann_eps": or_null(number),
         },
-        ignored={"psoft_dropout": _share},
+        ignored={"psoft_dropout": share},
     ),
     "PVERA": _all(
-        {**VERA, "sample_at_inference": _one_of(False), "generator_seed": _seed},
+        {**VERA, "sample_at_inference": one_of(False), "generator_seed": seed},
         "pvera_A",
         "pvera_B",
         dropout="pvera_dropout",
@@ -345,38 +236,38 @@ OTHER_KINDS: Mapping[str, Kind] = {
     "RANDLORA": _all(
         {
             **R,
-            "projection_prng_key": _seed,
-            "save_projection": _flag,
-            "sparse": _flag,
-            "very_sparse": _flag,
+            "projection_prng_key": seed,
+            "save_projection": flag,
+            "sparse": flag,
+            "very_sparse": flag,
             "randlora_alpha": number,
         },
         "randlora_A",
         "randlora_B",
         dropout="randlora_dropout",
     ),
-    "ROAD": _each({"variant": _one_of("road_1", "road_2", "road_4"), "group_size": rank}),
-    "SHIRA": _each({**R, "mask_type": _one_of("random"), "random_seed": _seed}),
+    "ROAD": _each({"variant": one_of("road_1", "road_2", "road_4"), "group_size": rank}),
+    "SHIRA": _each({**R, "mask_type": one_of("random"), "random_seed": seed}),
     "SUPERTUNING": _each(
         {
-            "sparsity": _share,
-            "select_top": _flag,
-            "r": _or_null(rank),
-            "lora_alpha": _or_null(number),
-            "save_precomputed_indices": _flag,
+            "sparsity": share,
+            "select_top": flag,
+            "r": or_null(rank),
+            "lora_alpha": or_null(number),
+            "save_precomputed_indices": flag,
         },
-        ignored={"lora_dropout": _share},
+        ignored={"lora_dropout": share},
     ),
     "TRAINABLE_TOKENS": Kind(
-        road="replace", passed={"token_indices": _tokens}, patterns={}, ignored=INIT
+        road="replace", passed={"token_indices": tokens}, patterns={}, ignored=INIT
     ),
     "UNILORA": _all(
         {
             **R,
-            "proj_seed": _seed,
+            "proj_seed": seed,
             "theta_d_length": rank,
             "init_theta_d_bound": number,
-            "save_indices": _one_of(True),  # else they follow from the order in the model's code
+            "save_indices": one_of(True),  # else they follow from the order in the model's code
         },
         "unilora_theta_d",
         dropout="unilora_dropout",
@@ -387,7 +278,7 @@ OTHER_KINDS: Mapping[str, Kind] = {
             "num_vectors": rank,
             "vector_length": rank,
             "topk": rank,
-            "save_only_topk_weights": _flag,
+            "save_only_topk_weights": flag,
             "init_vector_bank_bound": number,
             "init_logits_std": number,
         },
@@ -399,10 +290,10 @@ OTHER_KINDS: Mapping[str, Kind] = {
         {
             "n_frequency": rank,
             "scaling": number,
-            "wavelet_family": _one_of("db1", "sym2", "coif1", "haar", "db2"),
-            "use_idwt": _flag,
-            "random_loc_seed": _seed,
-            "proportional_parameters": _one_of(False),
+            "wavelet_family": one_of("db1", "sym2", "coif1", "haar", "db2"),
+            "use_idwt": flag,
+            "random_loc_seed": seed,
+            "proportional_parameters": one_of(False),
         },
         {"n_frequency_pattern": "n_frequency"},
     ),

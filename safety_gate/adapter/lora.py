@@ -15,6 +15,7 @@ from safety_gate.adapter.sorting import (
     count_of,
     is_saved,
     replace_rows,
+    saved_without_tensors,
     sort_parameter,
 )
 from safety_gate.adapter.targets import Selector
@@ -28,6 +29,12 @@ FACTORS = {
     ".lora_embedding_A": "A of embedding",
     ".lora_embedding_B": "B of embedding",
     ".lora_B.bias": "bias",
+}
+OWN_TENSORS = {  # of variants, by the key that asks for them; part of the name
+    "use_dora": "lora_magnitude_vector",
+    "kasa_config": "lora_diag",
+    "velora_config": "lora_velora_embed",
+    "monteclora_config": "lora_monteclora_sampler",
 }
 TOKENS = ".token_adapter.trainable_tokens_delta"
 
@@ -103,7 +110,16 @@ class _Sorter:
             self._judge(module, factors)
         for module in targeted - self._factors.keys():
             self._judge_target(module)
+        saved_without_tensors(self._result, self._model, self._file, self._settings.saved)
+        self._judge_tokens()
         return self._result
+
+    def _judge_tokens(self) -> None:
+        """Name trained tokens that the file does not hold; PEFT would not load it."""
+        held = [name.removesuffix(TOKENS) for name in self._file.entries if name.endswith(TOKENS)]
+        for name in self._settings.tokens:
+            if not any(module.endswith(name) for module in held):
+                self._result.put("saved-without-tensors", name or "trainable_token_indices")
 
     def _sort(self, name: str, entry: TensorEntry, targeted: set[str]) -> None:
         """Find the owner of one tensor."""
@@ -174,8 +190,12 @@ class _Sorter:
         a, b = (factors[name] for name in pair)
         if not all(map(decodable, factors.values())):
             return "dtype-not-read", f"A {a.dtype}, B {b.dtype}"
-        if self._config.shell:
-            return "", ""  # PEFT compares all names and shapes itself
+        if self._config.shell:  # PEFT compares all names and shapes itself
+            wanted = (own for key, own in OWN_TENSORS.items() if self._config.values.get(key))
+            for own in wanted:
+                if not any(f".{own}" in name for name in factors):
+                    return "factor-missing", f"no {own}"
+            return "", ""
         return self._misfit(module, shape, layer != "linear", (a, b), factors.get("bias"))
 
     def _misfit(

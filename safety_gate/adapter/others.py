@@ -3,13 +3,14 @@
 from safety_gate.adapter.architecture import candidates
 from safety_gate.adapter.building import Model, kind_request, merged_pieces, shell_layer
 from safety_gate.adapter.config import Config, Settings
-from safety_gate.adapter.kinds import Kind
+from safety_gate.adapter.kind import Kind
 from safety_gate.adapter.sorting import (
     PREFIX,
     Sorted,
     count_of,
     replace_rows,
     replace_whole,
+    saved_without_tensors,
     sort_parameter,
 )
 from safety_gate.adapter.targets import Selector
@@ -52,6 +53,7 @@ class _KindSorter:
         targeted = self._targeted()
         for name, entry in self._file.entries.items():
             self._sort(name, entry, targeted)
+        saved_without_tensors(self._result, self._model, self._file, self._settings.saved)
         if self._kind.road == "replace":
             return self._result
         fit = [module for module in sorted(targeted) if self._fits(module)]

@@ -119,6 +119,12 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "the new values of a parameter have a dtype that is not scored",
         "Save the adapter in F32, F16 or BF16.",
     ),
+    "saved-without-tensors": (
+        "undecided",
+        "tensor",
+        "the config says that these values are saved, and the file does not hold them",
+        RETRAIN,
+    ),
     "updates-collide": (
         "undecided",
         "module",

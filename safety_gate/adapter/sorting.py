@@ -213,3 +213,15 @@ def replace_rows(
     else:
         part = NewRows(tensor=entry.name, indices=indices)
         result.add(piece(model, parameter, part), [entry.name], "trained tokens")
+
+
+def saved_without_tensors(
+    result: Sorted, model: Model, file: TensorFile, saved: Sequence[str]
+) -> None:
+    """Name modules that should be saved whole and are not in the file; PEFT would not load it."""
+    if not saved:
+        return
+    wanted = {name for name in model.shapes if is_saved(name.rpartition(".")[0], saved)}
+    for name in wanted:
+        if f"{PREFIX}{name}" not in file.entries:
+            result.put("saved-without-tensors", f"{PREFIX}{name}")

@@ -71,14 +71,16 @@ def probe(
     tokens = asked(chat, settings.prompts.prompts)
     beginnings = Beginnings.of(chat, settings.openings)
     dtype = dtype_of(aligned, settings.precision, settings.device)
+    ids = [prompt.id for prompt in settings.prompts.prompts]
     key = baseline.key(
         aligned=revision,
         template=chat.digest,
-        prompts={p.id: t for p, t in zip(settings.prompts.prompts, tokens, strict=True)},
+        prompts=dict(zip(ids, tokens, strict=True)),
         beginnings=beginnings,
         precision=f"{dtype} {settings.device}",
     )
-    known = _known(held(key), key, settings)
+    data = held(key)
+    known = None if data is None else baseline.read(data, key, ids, "the baseline")
     stream = Stream(aligned, everyone, dtype=dtype, device=settings.device)
     leans, utilities = _scored(stream, chat, (beginnings, tokens), settings, names, known)
     fact = _fact(settings, chat, stream, names, leans)
@@ -86,12 +88,6 @@ def probe(
     cached = known is not None
     whole = replace(fact, baseline_cached=cached, utility=utilities, by_answers=said, judges=judges)
     return Probed(fact=whole, key=key)
-
-
-def _known(data: bytes | None, key: baseline.Key, settings: Settings) -> list[Lean] | None:
-    """Return aligned's leans of an earlier run, where there is one of this very question."""
-    ids = [prompt.id for prompt in settings.prompts.prompts]
-    return None if data is None else baseline.read(data, key, ids, "the baseline")
 
 
 def _fact(

@@ -108,28 +108,38 @@ def facts(
     replies = [
         [_reply(one, refuses(one.text), vocabulary) for one in answered] for answered in said
     ]
-    found = []
-    for name, answered, kinds in zip(names, said, replies, strict=True):
-        asked = [
-            Asked(question=prompt.text, answer=one.text)
-            for prompt, one in zip(prompts, answered, strict=True)
-        ]
-        rulings = {judge.fact.name: judge.rule(asked) for judge in generation.judges}
-        found.append(
-            AnswersFact(
-                variant=name,
-                answers=tuple(
-                    _fact(prompt, one, kinds[i], {n: r[i] for n, r in rulings.items()}, generation)
-                    for i, (prompt, one) in enumerate(zip(prompts, answered, strict=True))
-                ),
-                refusals=_refusals(prompts, replies[0], kinds),
-                gibberish=Rate(count=kinds.count("gibberish"), total=len(kinds)),
-                judged=tuple(
-                    _judged(judge, rulings[judge.fact.name], prompts) for judge in generation.judges
-                ),
-            )
-        )
-    return tuple(found)
+    return tuple(
+        _answers(name, prompts, answered, (replies[0], kinds), generation)
+        for name, answered, kinds in zip(names, said, replies, strict=True)
+    )
+
+
+def _answers(
+    name: str,
+    prompts: Sequence[Prompt],
+    said: Sequence[Said],
+    replies: tuple[Sequence[Reply], Sequence[Reply]],
+    generation: Generation,
+) -> AnswersFact:
+    """Have one variant's answers judged; ``replies`` are aligned's kinds and its own."""
+    aligned, kinds = replies
+    asked = [
+        Asked(question=prompt.text, answer=one.text)
+        for prompt, one in zip(prompts, said, strict=True)
+    ]
+    rulings = {judge.fact.name: judge.rule(asked) for judge in generation.judges}
+    return AnswersFact(
+        variant=name,
+        answers=tuple(
+            _fact(prompt, one, kinds[i], {n: r[i] for n, r in rulings.items()}, generation)
+            for i, (prompt, one) in enumerate(zip(prompts, said, strict=True))
+        ),
+        refusals=_refusals(prompts, aligned, kinds),
+        gibberish=Rate(count=kinds.count("gibberish"), total=len(kinds)),
+        judged=tuple(
+            _judged(judge, rulings[judge.fact.name], prompts) for judge in generation.judges
+        ),
+    )
 
 
 def _reply(said: Said, refused: bool, vocabulary: int) -> Reply:
