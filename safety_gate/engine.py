@@ -153,12 +153,22 @@ class _Worker:
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
         """Yield (index of the task, outcome) until no task is left."""
+        import torch
+
         for index in self._steps.indices():
             task = self._tasks[index]
             try:
                 outcome = self._measure(task, index)
             except GateError as error:
                 outcome = Unscored(task.module, finding_from(error, "module"))
+            except (ArithmeticError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+                outcome = _unscored(
+                    task,
+                    "score-bad",
+                    "the figures of this module cannot be computed",
+                    got=type(error).__name__,
+                    hint="Check its weights for values of absurd size.",
+                )
             yield index, outcome
 
     def _measure(self, task: ModuleTask, index: int) -> Outcome:

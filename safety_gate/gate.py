@@ -21,6 +21,7 @@ from safety_gate.delta.views import with_views
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
 from safety_gate.outcomes import Memory
+from safety_gate.pairing import claim_findings, pair_findings, step_findings, tied_findings
 from safety_gate.places import Opener, Where, plan_reads
 from safety_gate.policy.file import LoadedPolicy, load_policy_file
 from safety_gate.policy.nearness import close_modules, is_total_close
@@ -145,7 +146,9 @@ def _attempt(
     )
     if case.base is None or case.adapter is None:
         return
-    case.findings += _pair_findings(case.base, aligned)
+    case.findings += pair_findings(case.base, aligned)
+    case.findings += claim_findings(case.adapter, case.base, aligned)
+    case.findings += tied_findings(case.adapter, aligned)
     case.deltas = open_deltas(case.adapter, aligned, private / "merging")
     case.findings += case.deltas.findings
     case.base = with_views(case.base, case.deltas.views)
@@ -207,38 +210,6 @@ def _noted(case: _Case, place: PlaceKind, step: Callable[[], T]) -> T | None:
     except GateError as error:
         case.findings.append(finding_from(error, place))
         return None
-
-
-def _pair_findings(base: Checkpoint, aligned: Checkpoint) -> list[Finding]:
-    """Name what shows that base and aligned are not a pair that V can be the difference of."""
-    place = Place(kind="checkpoint", name=aligned.source.name)
-    found = []
-    if base.model_type != aligned.model_type:
-        found.append(
-            Finding(
-                rule="not-a-pair",
-                severity="undecided",
-                place=place,
-                what="base and aligned are models of different architectures",
-                got=f"base {base.model_type}, aligned {aligned.model_type}",
-                expected="the same model_type in both config.json files",
-                hint="Give the checkpoint that the aligned one was tuned from as --base.",
-            )
-        )
-    for checkpoint in (base, aligned):
-        if checkpoint.quantized_by:
-            found.append(
-                Finding(
-                    rule="checkpoint-quantised",
-                    severity="undecided",
-                    place=Place(kind="checkpoint", name=checkpoint.source.name),
-                    what=f"the {checkpoint.role} checkpoint is quantised",
-                    got=checkpoint.quantized_by,
-                    expected="F64, F32, F16 or BF16 weights",
-                    hint="Give the unquantised checkpoint: its weights are what V is made of.",
-                )
-            )
-    return found
 
 
 def tasks_of(adapter: Adapter, deltas: Deltas | None = None) -> list[ModuleTask]:
@@ -331,6 +302,7 @@ def _report(case: _Case, request: Request) -> Report:
         *(case.adapter.findings if case.adapter else ()),
         *(o.finding for o in case.outcomes if isinstance(o, Unscored)),
         *_coverage_findings(case),
+        *step_findings(case.outcomes),
     ]
     fact = case.adapter.fact if case.adapter else None
     verdict, decided = _decided(case.policy, modules, total, findings, fact, request.today)

@@ -1,5 +1,6 @@
 """PEFT's own merge against ours: one adapter, both roads, every changed parameter."""
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 
 from safety_gate.adapter.ledger import Adapter, factors, open_adapter
@@ -58,13 +60,18 @@ class Inside:
 
 def checkpoint_of(model: Any, folder: Path) -> Path:
     """Write a model as a checkpoint holds it: shared weights once."""
-    seen: dict[int, str] = {}
+    return write_checkpoint(folder, stored(model), model_type=model.config.model_type)
+
+
+def stored(model: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model's checkpoint, in memory of their own."""
+    seen = set()
     state = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
-            seen[id(tensor)] = name
+            seen.add(id(tensor))
             state[name] = tensor.detach().clone().contiguous()
-    return write_checkpoint(folder, state, model_type=model.config.model_type)
+    return state
 
 
 def ours(checkpoint: Path, folder: Path, private: Path, start: Any = Inside) -> Answer:
@@ -116,3 +123,59 @@ def _answer(adapter: Adapter, aligned: Checkpoint, private: Path, start: Any) ->
     deltas.close()
     changes = {name: update for name, update in found.items() if bool((update != 0).any())}
     return Answer(changes, tuple(rules), tuple(whats))
+
+
+TOLERANCE = 1e-4  # relative, of each parameter's change
+
+
+def save_random(model: Any, config: Any, folder: Path, *, seed: int) -> None:
+    """Let PEFT write an adapter with small random values: exponentials stay finite."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = peft.get_peft_model(copy.deepcopy(model), config)
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in wrapped.named_parameters():
+            if parameter.requires_grad and parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.data.add_(noise, alpha=0.1 if ".lora_" not in name else 0.5)
+        wrapped.save_pretrained(folder)
+
+
+def pefts(model: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """Return what PEFT's merge adds to each stored parameter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = stored(model)
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), folder)
+        after = loaded.merge_and_unload().state_dict()
+    return {
+        name: after[name] - tensor
+        for name, tensor in before.items()
+        if not torch.equal(after[name], tensor)
+    }
+
+
+def verdict(model: Any, checkpoint: Path, config: Any, folder: Path, *, seed: int) -> str:
+    """Return "equal", "refused: rule", "PEFT refuses", or what is wrong.
+
+    A head that shares the embedding's weight changes on its own in a model that PEFT wraps, and
+    together with the embedding where PEFT merges. We take the first; both names count as one.
+    """
+    try:
+        save_random(model, config, folder / "adapter", seed=seed)
+        theirs = pefts(model, folder / "adapter")
+    except Exception as error:  # PEFT raises all sorts
+        return f"PEFT refuses: {type(error).__name__}"
+    answer = ours(checkpoint, folder / "adapter", folder / "private")
+    if answer.refused:
+        return f"refused: {answer.refused[0]}"
+    if model.config.tie_word_embeddings and "lm_head.weight" in answer.changes:
+        return "equal" if answer.changes.keys() - theirs.keys() <= {"lm_head.weight"} else "tied"
+    if answer.changes.keys() != theirs.keys():
+        return f"WRONG parameters: {sorted(answer.changes.keys() ^ theirs.keys())[:3]}"
+    far = [
+        name
+        for name, update in theirs.items()
+        if not (answer.changes[name] - update).norm() <= TOLERANCE * update.norm()
+    ]
+    return f"WRONG values: {far[:3]}" if far else "equal"

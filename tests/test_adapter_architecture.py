@@ -11,7 +11,7 @@ from peft.utils.constants import (
     EMBEDDING_LAYER_NAMES,
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
 )
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
@@ -28,8 +28,9 @@ def built(model_type: str) -> Any:
             setattr(config, name, 2)
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:2]
+    auto = AutoModelForSeq2SeqLM if model_type in ("t5", "bart") else AutoModelForCausalLM
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return auto.from_config(config)
 
 
 def class_of(module: Any) -> str:

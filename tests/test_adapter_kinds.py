@@ -73,7 +73,6 @@ SCORED = [
     ("llama", "deft", peft.DeftConfig(target_modules=T, r=4)),
     ("llama", "delora", peft.DeloraConfig(target_modules=T, r=4, rank_pattern={"q_proj": 2})),
     ("llama", "fourierft", peft.FourierFTConfig(target_modules=T, n_frequency=10)),
-    ("llama", "frod", peft.FrodConfig(target_modules=["q_proj", "o_proj"])),
     ("llama", "glora", peft.GloraConfig(target_modules=T, r=4)),
     ("llama", "gralora", peft.GraloraConfig(target_modules=T, r=4, hybrid_r=2, gralora_k=2)),
     ("llama", "hira", peft.HiraConfig(target_modules=T, r=4)),
@@ -153,6 +152,7 @@ REFUSED = [
     ("lily", peft.LilyConfig(target_modules=T, r=4), "kind-routed"),
     ("poly", peft.PolyConfig(target_modules=T, r=4), "kind-routed"),
     ("tinylora", peft.TinyLoraConfig(target_modules=T, r=2, u=8), "kind-not-scored"),
+    ("frod", peft.FrodConfig(target_modules=["q_proj", "o_proj"]), "kind-not-scored"),
     ("unilora-by-order", peft.UniLoraConfig(target_modules=T, r=2), "config-value"),
 ]
 

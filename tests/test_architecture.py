@@ -29,7 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("publish",),
     ("repair",),
-    ("places",),
+    ("places", "pairing"),
     ("gate",),
     ("repairing",),
     ("jobs",),

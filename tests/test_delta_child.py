@@ -87,10 +87,7 @@ def test_what_pefts_loading_refuses_is_undecided(pair: tuple[Path, Path], tmp_pa
         )
     )
     assert report.verdict.word == "undecided"
-    assert {f.rule for f in report.findings if f.severity == "undecided"} == {
-        "delta-refused",
-        "no-figures",
-    } or "delta-refused" in {f.rule for f in report.findings}
+    assert "delta-refused" in {f.rule for f in report.findings}
 
 
 WALLS = """
@@ -99,43 +96,45 @@ from pathlib import Path
 from safety_gate.delta import walls
 walls.limit(1 << 20)
 walls.close(Path(sys.argv[1]))
-try:
-    exec(sys.argv[2])
-except walls.WallError as error:
-    print("wall:", error)
-except (MemoryError, RuntimeError, OSError) as error:
-    print("limit:", type(error).__name__)
-else:
-    print("nothing happened")
+for deed in sys.argv[2:]:
+    try:
+        exec(deed)
+    except walls.WallError as error:
+        print("wall:", error)
+    except (MemoryError, RuntimeError, OSError) as error:
+        print("limit:", type(error).__name__)
+    else:
+        print("nothing happened")
 """
+DEEDS = [
+    ("import socket; socket.create_connection(('127.0.0.1', 9))", "wall: socket."),
+    ("import subprocess; subprocess.run(['true'])", "wall: subprocess"),
+    ("import os; os.system('true')", "wall: os.system"),
+    ("import os; os.fork()", "wall: os.fork"),
+    ("import ctypes; ctypes.CDLL('libc.so.6')", "wall: ctypes.dlopen"),
+    ("import hypothesis", "wall: importing hypothesis"),
+    ("open('/tmp/out', 'w')", "wall: writing"),
+    ("import os; os.open('/tmp/out', os.O_CREAT | os.O_WRONLY)", "wall: writing"),
+    ("import pickle; pickle.loads(b'cos\\nsystem\\n.')", "wall: pickle.find_class"),
+    ("open(sys.argv[1] + '/in', 'w').write('x')", "nothing happened"),
+    ("import torch; torch.empty(1 << 40)", "limit: RuntimeError"),
+    ("open(sys.argv[1] + '/in', 'wb', 0).write(bytes(1 << 22))", "nothing happened"),
+]
 
 
-@pytest.mark.parametrize(
-    ("deed", "answer"),
-    [
-        ("import socket; socket.create_connection(('127.0.0.1', 9))", "wall: socket."),
-        ("import subprocess; subprocess.run(['true'])", "wall: subprocess"),
-        ("import os; os.system('true')", "wall: os.system"),
-        ("import hypothesis", "wall: importing hypothesis"),
-        ("open('/tmp/out', 'w')", "wall: writing"),
-        ("import os; os.open('/tmp/out', os.O_CREAT | os.O_WRONLY)", "wall: writing"),
-        ("import pickle; pickle.loads(b'cos\\\\nsystem\\\\n.')", "wall: pickle.find_class"),
-        ("open(sys.argv[1] + '/in', 'w').write('x')", "nothing happened"),
-        ("open(sys.argv[1] + '/in', 'wb', 0).write(bytes(1 << 22))", "nothing happened"),
-        ("import torch; torch.empty(1 << 40)", "limit: RuntimeError"),
-    ],
-)
-def test_walls(deed: str, answer: str, tmp_path: Path) -> None:
+def test_walls(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-I", "-c", WALLS, str(tmp_path), deed],
+        [sys.executable, "-I", "-c", WALLS, str(tmp_path), *(deed for deed, _ in DEEDS)],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
-    assert run.stdout.startswith(answer), run.stdout + run.stderr[-500:]
-    written = tmp_path / "in"
-    assert not written.exists() or written.stat().st_size <= 1 << 20
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(DEEDS), run.stderr[-500:]
+    for (deed, answer), line in zip(DEEDS, lines, strict=True):
+        assert line.startswith(answer), deed
+    assert (tmp_path / "in").stat().st_size == 1 << 20  # the kernel cut the last file off
 
 
 def test_a_child_that_takes_too_long_is_ended(
@@ -155,4 +154,4 @@ def test_the_child_sees_no_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("HF_TOKEN", "canary")
     monkeypatch.setenv("GITHUB_TOKEN", "canary")
     assert "canary" not in str(worker._environment(tmp_path))
-    assert os.environ["HF_TOKEN"] == "canary"
+    assert os.environ["HF_TOKEN"] == "canary"  # noqa: S105

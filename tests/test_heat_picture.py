@@ -104,7 +104,7 @@ def test_every_report_gives_a_picture_of_a_bearable_size(report: Report) -> None
     assert max(image.size) < 4000
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=4))
 def test_no_text_of_a_stranger_breaks_the_picture(texts: list[str]) -> None:
     report = hostile(tuple(texts))

@@ -181,7 +181,10 @@ def test_patterns_pick_the_modules_and_an_idle_one_is_told() -> None:
         ("r", "l.q_proj"),
         ("pattern-unmatched", "r: *.nope"),
     ]
-    assert decided(text, [module("l.q_proj")])[0] == Passed()  # a warning alone
+    # a blocking rule that checks nothing has judged nothing; of a warning rule it is a warning
+    assert decided(text, [module("l.q_proj")])[0] == Undecided()
+    mild = rule_text("metric: cosine, below: 0.35", severity="warn", more=', modules: ["*.nope"]')
+    assert decided(mild, [module("l.q_proj")])[0] == Passed()
 
 
 def test_a_hostile_pattern_is_linear() -> None:
@@ -225,8 +228,14 @@ HARMFUL = {"undone": 0.5, "reversion": 0.4, "reversion_sd": 0.01}
     ("preset", "figures", "verdict", "rules"),
     [
         ("default", {}, Passed(), set()),
-        ("default", HARMFUL, Blocked(), {"alignment-undone", "module-alignment-undone"}),
-        ("default", HARMFUL | {"undone": -0.5}, Passed(), set()),
+        (
+            "default",
+            HARMFUL,
+            Blocked(),
+            {"alignment-undone", "module-alignment-undone", "walks-back"},
+        ),
+        ("default", HARMFUL | {"undone": 0.001}, Blocked(), {"walks-back"}),  # scaled down
+        ("default", HARMFUL | {"undone": -0.5, "reversion": -0.4}, Passed(), set()),
         ("default", HARMFUL | {"reversion_sd": 0.4}, Passed(), set()),
         ("default", {"residual": 5.0, "z": 9.0, "cosine": 0.95}, Blocked(), {"inflated-cosine"}),
         ("default", {"residual": 5.0, "z": 9.0}, Passed(), set()),

@@ -29,7 +29,7 @@ def sentences(report: Report) -> list[tuple[str, tuple[str, ...]]]:
 
 def test_passed_says_what_was_looked_at() -> None:
     assert sentences(passed()) == [
-        ("No rule of the policy is broken", ("default",)),
+        ("No rule of the policy blocks", ("default",)),
         ("14 modules scored", ("100% of the changed parameters",)),
     ]
     assert summarise(passed()).steps == (Prose("Nothing needs to be done for this policy."),)

@@ -50,6 +50,8 @@ KNOWN: Mapping[str, Sequence[str] | None] = {
     "helium": None,
     "arcee": None,
     "apertus": None,
+    "t5": ("q", "v"),
+    "bart": ("q_proj", "v_proj"),
 }
 CONV1D: Mapping[str, frozenset[str]] = {
     "gpt2": frozenset({"c_attn", "q_attn", "c_proj", "c_fc"}),
@@ -64,8 +66,12 @@ EMBEDDINGS = frozenset(
         "word_embeddings",
         "tokens_embed",
         "positions_embed",
+        "shared",
+        "relative_attention_bias",
     }
 )
+# Of these, the ones that a tied head shares its weight with.
+INPUTS = frozenset({"embed_tokens", "wte", "word_embeddings", "tokens_embed", "shared"})
 HEAD = "lm_head"  # the output embedding of every known type; "all-linear" leaves it out
 SAVED_WITH_EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})  # PEFT's EMBEDDING_LAYER_NAMES
 
@@ -100,5 +106,5 @@ def candidates(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ..
 def tied_head(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Tell whether the model's head shares the weight of the input embedding."""
     modules = (name.removesuffix(".weight") for name in shapes if name.endswith(".weight"))
-    embedded = any(module.rpartition(".")[2] in EMBEDDINGS for module in modules)
+    embedded = any(module.rpartition(".")[2] in INPUTS for module in modules)
     return embedded and f"{HEAD}.weight" not in shapes

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from safety_gate.adapter.architecture import EMBEDDINGS, HEAD, Layer, layer_of, tied_head
+from safety_gate.adapter.architecture import HEAD, INPUTS, Layer, layer_of, tied_head
 from safety_gate.adapter.config import Config, Settings
 from safety_gate.adapter.parts import Merged, Part, Piece, ShellLayer, ShellRequest, View
 from safety_gate.adapter.patterns import SUFFIX_FRAME, PatternSet
@@ -30,9 +30,7 @@ class Model:
         self.shapes = shapes
         self.model_type = model_type
         embeddings = [
-            name
-            for name in shapes
-            if name.endswith(".weight") and name.split(".")[-2] in EMBEDDINGS
+            name for name in shapes if name.endswith(".weight") and name.split(".")[-2] in INPUTS
         ]
         self._embedding = embeddings[0] if tied_head(shapes) and len(embeddings) == 1 else ""
 

@@ -98,7 +98,10 @@ def open_adapter(
 
 
 def factors(adapter: Adapter, module: LoraModule) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return A (rank, in) and B (out, rank) in float32, or float64 where stored so.
+    """Return A (rank, in) and B (out, rank) in float32, whatever they are stored as.
+
+    PEFT copies them into float32 parameters. Judged in float64, factors that vanish or overflow
+    there could stand for an update that nobody will ever load.
 
     Raises:
         SourceError: the private copy is gone or cannot be read.
@@ -108,7 +111,7 @@ def factors(adapter: Adapter, module: LoraModule) -> "tuple[torch.Tensor, torch.
     entries = adapter.tensors.entries
     a = read_tensor(adapter.source, adapter.tensors, entries[module.a_name])
     b = read_tensor(adapter.source, adapter.tensors, entries[module.b_name])
-    return a, b
+    return a.float(), b.float()
 
 
 def _fact(source: Source, config: Config, facts: tuple[FileFact, ...], digest: str) -> AdapterFact:

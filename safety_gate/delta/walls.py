@@ -68,6 +68,10 @@ class WallError(RuntimeError):
     """The child tried to do what it must not."""
 
 
+class ImportWallError(WallError, ImportError):
+    """The child tried to import what it must not; optional imports go on without it."""
+
+
 def close(folder: Path) -> None:
     """Load what is needed, then let nothing else in; cannot be undone in this process."""
     import peft
@@ -87,7 +91,7 @@ def close(folder: Path) -> None:
         if event == "import":
             root = str(args[0]).partition(".")[0]
             if root not in MAY_IMPORT and root not in standard:
-                raise WallError(f"importing {root} is not allowed here")
+                raise ImportWallError(f"importing {root} is not allowed here")
         if event == "open" and _writes(args) and not str(args[0]).startswith(own):
             raise WallError("writing outside of the private folder is not allowed here")
 

@@ -173,7 +173,8 @@ def _good_side(condition: Condition) -> str:
 def _unmatched(rule: Rule, pattern: str) -> Finding:
     return Finding(
         rule=builtin.PATTERN_UNMATCHED,
-        severity="warn",
+        # a rule that should block and checks nothing has judged nothing
+        severity="undecided" if rule.severity == "block" else "warn",
         place=Place(kind="policy", name=f"{rule.id}: {pattern}"),
         what="a module pattern of this rule matches no scored module, so it checks nothing",
         hint="Compare the pattern with the module names of the report; * also crosses dots.",

@@ -190,7 +190,7 @@ def _reasons(report: Report, groups: tuple[Group, ...]) -> tuple[Reason, ...]:
 def _passed(report: Report) -> tuple[Reason, ...]:
     """Say what was looked at, and what was let through."""
     policy = (Name(report.policy.name),) if report.policy else ()
-    reasons = [Reason(what=Prose("No rule of the policy is broken"), where=policy)]
+    reasons = [Reason(what=Prose("No rule of the policy blocks"), where=policy)]
     if report.total is not None:
         covered = Prose(f"{percent(report.total.coverage)} of the changed parameters")
         scored = f"{_count(report.total.modules, 'module')} scored"
