@@ -69,7 +69,11 @@ class _Owned:
 
 
 def take_inventory(
-    source: Source, facts: Sequence[FileFact], aligned_files: Mapping[str, str] | None
+    source: Source,
+    facts: Sequence[FileFact],
+    aligned_files: Mapping[str, str] | None,
+    *,
+    nested_is_judged: bool = False,
 ) -> Inventory:
     """Look at every file of the repository.
 
@@ -78,6 +82,7 @@ def take_inventory(
         facts: all its files.
         aligned_files: sha256 of the aligned model's tokenizer and template files by path; None
             where they are not known.
+        nested_is_judged: adapters in subfolders are judged too, each on its own.
     """
     nested = {
         str(PurePosixPath(fact.path).parent)
@@ -87,6 +92,8 @@ def take_inventory(
     inventory = Inventory()
     for fact in facts:
         owned = _owned(source, fact, nested, aligned_files)
+        if nested_is_judged and owned.rule == "adapter-nested":
+            owned = _Owned("another adapter", "adapter-beside")
         inventory.entries.append(
             LedgerEntry(
                 kind="file",

@@ -283,8 +283,8 @@ OTHER_KINDS: Mapping[str, Kind] = {
         {"n_frequency_pattern": "n_frequency"},
     ),
 }
-# What a module is given of the shared values follows from which modules the model's code has, in which
-# order; no file tells. (FRoD: seed 54 of benchmarks/format_oracle.py; TinyLoRA: always.)
+# What a module is given of the shared values follows from which modules the model's code has, and
+# in which order; no file tells. (FRoD: seed 54 of benchmarks/format_oracle.py; TinyLoRA: always.)
 ORDERED = frozenset({"FROD", "TINYLORA"})
 # No single dW: what is added depends on the input.
 ROUTED = frozenset({"LILY", "POLY", "XLORA"})

@@ -20,6 +20,7 @@ from safety_gate.adapter.lora import (
 from safety_gate.adapter.parts import Piece
 from safety_gate.adapter.patterns import PatternRefused, PatternTooSlow
 from safety_gate.adapter.remark import remark
+from safety_gate.adapter.roots import Subfolder
 from safety_gate.errors import BadAdapter, BadTensorFile
 from safety_gate.records import AdapterFact, FileFact, Finding, LedgerEntry, finding_from
 from safety_gate.sources.snapshot import snapshot
@@ -60,6 +61,8 @@ def open_adapter(
     model_type: str | None,
     snapshot_dir: Path,
     aligned_files: Mapping[str, str] | None = None,
+    root: str = "",
+    others_are_judged: bool = False,
 ) -> Adapter:
     """Copy, hash and understand an adapter.
 
@@ -71,10 +74,15 @@ def open_adapter(
         model_type: of its config.json; decides how weights are stored.
         snapshot_dir: an empty or missing folder for the private copy.
         aligned_files: sha256 of the aligned model's tokenizer files by path; None if not known.
+        root: the folder of the adapter in the repository; see roots.adapter_roots.
+        others_are_judged: the caller judges adapters in subfolders as well, one by one.
     """
-    private, facts, digest = snapshot(source, snapshot_dir)
+    own: Source = Subfolder(source, root) if root else source
+    private, facts, digest = snapshot(own, snapshot_dir)
     try:
-        inventory = take_inventory(private, facts, aligned_files)
+        inventory = take_inventory(
+            private, facts, aligned_files, nested_is_judged=others_are_judged
+        )
         config = _config(private, facts)
         findings = [*inventory.findings(), *config.findings]
         tensors = _tensors(private, facts, findings)
@@ -83,9 +91,9 @@ def open_adapter(
         private.close()
         raise
     findings += _model_findings(config, model_type)
-    findings += _empty_findings(source.name, result, findings)
+    findings += _empty_findings(own.name, result, findings)
     return Adapter(
-        fact=_fact(source, config, facts, digest),
+        fact=_fact(own, config, facts, digest),
         findings=tuple(findings),
         ledger=(*inventory.entries, *config.entries, *result.entries(tensors)),
         modules=tuple(result.modules),

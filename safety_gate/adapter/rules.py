@@ -39,6 +39,11 @@ FILE_RULES: Mapping[str, tuple[Severity, str, str]] = {
         "the repository holds another adapter in a subfolder, which is not judged here",
         "Judge the subfolder on its own, or publish each adapter in its own repository.",
     ),
+    "adapter-beside": (
+        "info",
+        "the repository holds another adapter in a subfolder, which is judged on its own",
+        "Nothing to do; look at its own report.",
+    ),
     "tokenizer-differs": (
         "warn",
         "a tokenizer or chat template is not the aligned model's",

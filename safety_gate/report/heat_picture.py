@@ -47,7 +47,7 @@ def heat_png(report: Report) -> bytes:
         raise NoPictures(
             "pictures need Pillow, which is not installed",
             where="the heat map",
-            hint="Install it with pip install 'safety-gate[pictures]'.",
+            hint="Install it with pip install pillow.",
         ) from error
     heat = heat_map(report)
     fonts = {size: ImageFont.load_default(size) for size in _SIZES}

@@ -1,0 +1,109 @@
+"""Several adapters of one repository, and their sum."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from safety_gate.adapter.ledger import Adapter, open_adapter
+from safety_gate.adapter.roots import adapter_roots
+from safety_gate.checkpoint import Checkpoint
+from safety_gate.delta.compose import compose, lora_deltas
+from safety_gate.delta.roads import Delta, Deltas, open_deltas
+from safety_gate.sources.folder import FolderSource
+from tests.delta_oracle import Inside, checkpoint_of
+from tests.peft_adapters import lora, merged, model_of, save
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def two_adapters(folder: Path) -> None:
+    """Write plain LoRA at the root, and DoRA with a saved norm in a subfolder."""
+    save("llama", lora(target_modules=["q_proj", "v_proj"]), folder, seed=1)
+    second = lora(target_modules=["q_proj"], use_dora=True, modules_to_save=["norm"])
+    save("llama", second, folder / "second", seed=2)
+
+
+def opened(folder: Path, private: Path, root: str) -> tuple[Adapter, Deltas, list[Delta]]:
+    aligned = Checkpoint.open(FolderSource(folder.parent / "model"), "aligned")
+    private.mkdir()
+    adapter = open_adapter(
+        FolderSource(folder),
+        shapes=aligned.shapes,
+        model_type="llama",
+        snapshot_dir=private / "adapter",
+        root=root,
+        others_are_judged=True,
+    )
+    deltas = open_deltas(adapter, aligned, private / "merging", start=Inside)
+    return adapter, deltas, [*lora_deltas(adapter), *deltas.items]
+
+
+def update_of(delta: Delta) -> torch.Tensor:
+    if delta.dense is not None:
+        return delta.dense()
+    assert delta.factors is not None
+    a, b = delta.factors()
+    return (delta.scaling * (b.double() @ a.double())).float()
+
+
+def test_each_adapter_of_a_repository_is_read_on_its_own(tmp_path: Path) -> None:
+    checkpoint_of(model_of("llama"), tmp_path / "model")
+    two_adapters(tmp_path / "adapter")
+    assert adapter_roots(FolderSource(tmp_path / "adapter")) == ("", "second")
+    first, _, _ = opened(tmp_path / "adapter", tmp_path / "a", "")
+    second, _, found = opened(tmp_path / "adapter", tmp_path / "b", "second")
+    for adapter in (first, second):
+        grave = {f.rule for f in adapter.findings if f.severity in ("block", "undecided")}
+        assert grave == set()
+    assert {f.rule for f in first.findings} >= {"adapter-beside"}
+    assert second.fact.name.endswith("/second")
+    theirs = merged("llama", tmp_path / "adapter" / "second")
+    assert {delta.changes for delta in found} == theirs.keys()
+
+
+def test_a_nested_adapter_that_nobody_judges_is_undecided(tmp_path: Path) -> None:
+    two_adapters(tmp_path / "adapter")
+    aligned = Checkpoint.open(
+        FolderSource(checkpoint_of(model_of("llama"), tmp_path / "model")), "aligned"
+    )
+    adapter = open_adapter(
+        FolderSource(tmp_path / "adapter"),
+        shapes=aligned.shapes,
+        model_type="llama",
+        snapshot_dir=tmp_path / "private",
+    )
+    assert {f.rule: f.severity for f in adapter.findings}["adapter-nested"] == "undecided"
+
+
+def test_the_sum_is_the_sum_of_both_updates(tmp_path: Path) -> None:
+    checkpoint_of(model_of("llama"), tmp_path / "model")
+    two_adapters(tmp_path / "adapter")
+    parts = [
+        opened(tmp_path / "adapter", tmp_path / f"p{i}", r)[2] for i, r in enumerate(("", "second"))
+    ]
+    total = {delta.changes: update_of(delta) for delta in compose(parts)}
+    one = merged("llama", tmp_path / "adapter")
+    two = merged("llama", tmp_path / "adapter" / "second")
+    assert total.keys() == one.keys() | two.keys()
+    for name, update in total.items():
+        expected = sum(found[name] for found in (one, two) if name in found)
+        assert isinstance(expected, torch.Tensor)
+        assert (update.view(expected.shape) - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_factors_are_joined_and_cancel_exactly(tmp_path: Path) -> None:
+    checkpoint_of(model_of("llama"), tmp_path / "model")
+    save("llama", lora(target_modules=["q_proj"]), tmp_path / "adapter")
+    _, _, found = opened(tmp_path / "adapter", tmp_path / "p", "")
+    (first, *_), (second, *_) = compose([found, found]), found
+    assert first.factors is not None
+    assert first.rank == 2 * second.rank
+    assert torch.allclose(update_of(first), 2 * update_of(second))
