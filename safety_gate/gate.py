@@ -22,7 +22,7 @@ from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.errors import GateError
 from safety_gate.outcomes import Memory
 from safety_gate.pairing import claim_findings, pair_findings, step_findings, tied_findings
-from safety_gate.places import Opener, Where, plan_reads
+from safety_gate.places import Opener, Where, ignored_findings, plan_reads
 from safety_gate.policy.file import LoadedPolicy, load_policy_file
 from safety_gate.policy.nearness import close_modules, is_total_close
 from safety_gate.policy.presets import load_preset
@@ -167,6 +167,7 @@ def _attempt(
         quick=True,
     )
     _measure_close_ones(case, tasks, request.workers)
+    case.findings += ignored_findings(opener.sources[-1])  # the adapter was opened last
     for source in opener.sources:
         _noted(case, "file", source.verify)
 

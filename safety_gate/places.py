@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from safety_gate.checkpoint import Checkpoint
+from safety_gate.records import Finding, Place
 from safety_gate.sources.folder import FolderSource
 from safety_gate.sources.hub_names import HubPlace
 from safety_gate.sources.source import Source
@@ -62,6 +63,26 @@ class Opener:
             source.close()
         if self._client is not None:
             self._client.close()
+
+
+def ignored_findings(source: Source) -> list[Finding]:
+    """Name what lies in the adapter's folder and is no part of the adapter.
+
+    The working files of git and of the Hub's client are never published with it, and PEFT never
+    reads them; the digest does not cover them.
+    """
+    if not isinstance(source, FolderSource):
+        return []
+    return [
+        Finding(
+            rule="path-ignored",
+            severity="info",
+            place=Place(kind="file", name=path),
+            what="working files of git or of the Hub's client were not looked at",
+            hint="Nothing to do: they are not published with the adapter.",
+        )
+        for path in source.ignored
+    ]
 
 
 def plan_reads(checkpoint: Checkpoint, weights: Sequence[str]) -> None:

@@ -141,3 +141,23 @@ def test_a_shared_weight_is_undecided(tmp_path: Path) -> None:
     run = check((base, aligned, adapter), "--format", "json")
     assert run.returncode == 3
     assert "tied-weights" in {f["rule"] for f in json.loads(run.stdout)["findings"]}
+
+
+def test_working_files_beside_the_adapter_are_named(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(TINY / "helpful", adapter)
+    (adapter / ".git" / "hooks").mkdir(parents=True)
+    (adapter / ".git" / "hooks" / "evil.py").write_text("1")
+    run = check((TINY / "base", TINY / "aligned", adapter), "--format", "json")
+    assert run.returncode == 0
+    named = [f for f in json.loads(run.stdout)["findings"] if f["rule"] == "path-ignored"]
+    assert len(named) == 1
+
+
+@pytest.mark.parametrize("name", ["run.pyw", "x.vbs", "x.R", "conda.cjs", "x.mjs"])
+def test_more_kinds_of_code_block(tmp_path: Path, name: str) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(TINY / "helpful", adapter)
+    (adapter / name).write_text("print(1)\n")
+    run = check((TINY / "base", TINY / "aligned", adapter), "--format", "json")
+    assert run.returncode == 1
