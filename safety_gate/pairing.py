@@ -9,7 +9,7 @@ from safety_gate.records import Finding, Place, Severity
 
 # |V| / |W_aligned| of one matrix. Two unrelated weights of equal size have 1.41, one huge value in
 # aligned alone has 1; the trained pair of examples/tiny has 0.03 to 0.07.
-STEP_LIMIT = 0.5
+STEP_LIMIT = 0.9
 SHARED_WEIGHTS = ("lm_head.weight", "embed_tokens.weight", "wte.weight", "embed_out.weight")
 
 

@@ -176,3 +176,18 @@ def test_peft_and_transformers_are_not_needed() -> None:
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"peft", "transformers", "torch"} & set(names)
+
+
+def test_a_header_length_that_looks_like_zlib_is_no_pickle(tmp_path: Path) -> None:
+    """Found by benchmarks/format_oracle.py: 376 bytes of header are 78 01 00 00 ..."""
+    write(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    wanted = 0x10178 if size > 0x178 else 0x178
+    header = data[8 : 8 + size].ljust(wanted)
+    path.write_bytes(wanted.to_bytes(8, "little") + header + data[8 + size :])
+    assert path.read_bytes()[:2] == b"x\x01"
+    adapter = opened(tmp_path / "adapter", tmp_path / "private")
+    assert adapter.findings == ()
+    adapter.close()

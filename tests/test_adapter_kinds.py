@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.delta_oracle import checkpoint_of, ours
 from tests.peft_adapters import lora, merged, model_of, opened, save
@@ -93,6 +94,8 @@ SCORED = [
     ("qwen2", "road", peft.RoadConfig(target_modules=T, group_size=4, variant="road_4")),
     ("llama", "shira", peft.ShiraConfig(target_modules=T, r=4)),
     ("llama", "supertuning", peft.SupertuningConfig(target_modules=T, sparsity=0.9, r=4)),
+    ("llama-tied", "tied-tokens", peft.TrainableTokensConfig(token_indices=[1, 2])),
+    ("gpt2", "tied-tokens-gpt2", peft.TrainableTokensConfig(token_indices=[1, 2])),
     ("llama", "trainable-tokens", peft.TrainableTokensConfig(token_indices=[1, 2])),
     ("llama", "unilora", peft.UniLoraConfig(target_modules=T, r=2, save_indices=True)),
     (
@@ -212,3 +215,16 @@ def test_adalora_after_training_keeps_some_ranks(
     assert answer.refused == (), answer.whats
     for parameter, update in theirs.items():
         assert (answer.changes[parameter] - update).norm() <= 1e-5 * update.norm()
+
+
+def test_tied_copies_of_tokens_must_be_equal(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """PEFT loads one over the other, so which one counts is not known."""
+    folder = tmp_path / "adapter"
+    save("llama-tied", peft.TrainableTokensConfig(token_indices=[1, 2]), folder)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    copy_of = next(name for name in tensors if "lm_head" in name)
+    tensors[copy_of] = tensors[copy_of] + 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    answer = ours(checkpoints["llama-tied"], folder, tmp_path / "private")
+    assert answer.refused == ("updates-collide",)

@@ -52,7 +52,9 @@ def judged(config: Any, pair: tuple[Path, Path], folder: Path) -> Any:
 def test_the_gate_scores_dora_and_a_saved_head(pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = lora(use_dora=True, target_modules=["q_proj"], modules_to_save=["lm_head", "norm"])
     report = judged(config, pair, tmp_path)
-    assert {f.severity for f in report.findings} <= {"block", "warn", "info"}, report.findings
+    assert {f.severity for f in report.findings} <= {"block", "warn", "info"}, [
+        f for f in report.findings if f.severity == "undecided"
+    ]
     theirs = merged("qwen2", tmp_path / "adapter")
     assert report.total is not None
     assert report.total.coverage == 1.0

@@ -1,6 +1,6 @@
 """Connections for bytes: kept open, replaced when gone, led through a proxy."""
 
-import select
+import selectors
 import socket
 import socketserver
 import threading
@@ -32,12 +32,15 @@ class Tunnel(socketserver.BaseRequestHandler):
         host, _, port = asked.split()[1].decode().rpartition(":")
         with socket.create_connection((host, int(port)), timeout=5) as far:
             self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            while True:
-                for ready in select.select([self.request, far], [], [], 5)[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    (far if ready is self.request else self.request).sendall(data)
+            with selectors.DefaultSelector() as both:  # select() ends at descriptor 1024
+                both.register(self.request, selectors.EVENT_READ, far)
+                both.register(far, selectors.EVENT_READ, self.request)
+                while ready := both.select(5):
+                    for key, _ in ready:
+                        data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                        if not data:
+                            return
+                        key.data.sendall(data)
 
 
 class Proxy(socketserver.ThreadingTCPServer):

@@ -35,8 +35,10 @@ class Model:
         self._embedding = embeddings[0] if tied_head(shapes) and len(embeddings) == 1 else ""
 
     def stored(self, parameter: str) -> str:
-        """Return the tensor that holds a parameter: of a tied head, the embedding's weight."""
-        if parameter not in self.shapes and parameter == f"{HEAD}.weight":
+        """Return the tensor that holds a parameter: of what is tied, the embedding's weight."""
+        module, _, name = parameter.rpartition(".")
+        tied = name == "weight" and (module == HEAD or module.rpartition(".")[2] in INPUTS)
+        if parameter not in self.shapes and tied:
             return self._embedding
         return parameter
 

@@ -116,7 +116,8 @@ class _KindSorter:
             replace_whole(self._result, self._model, parameter, entry, "trained norm")
             return True
         module = stem.removesuffix(TOKENS)
-        if module != stem and module in targeted and self._tokens():
+        own = self._model.stored(f"{module}.weight").removesuffix(".weight")
+        if module != stem and own in targeted and self._tokens():
             replace_rows(self._result, self._model, module, entry, self._tokens())
             return True
         return False

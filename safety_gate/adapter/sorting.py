@@ -108,11 +108,12 @@ class Sorted:
 def _collide(one: Piece, other: Piece) -> bool:
     """Tell whether the sum of two pieces is not known.
 
-    A copy of the weight beside them may turn out to be equal to it; safety_gate/delta compares.
+    A copy of the weight, or of the same rows, may turn out to be equal; safety_gate/delta compares.
     """
     parts = [part for part in (*one.parts, *other.parts) if not isinstance(part, Replacement)]
     alone = any(isinstance(part, NewRows | Merged) for part in parts)
-    return alone and len(parts) > 1
+    copies = all(isinstance(part, NewRows) for part in parts)
+    return alone and len(parts) > 1 and not copies
 
 
 def count_of(shape: tuple[int, ...]) -> int:
@@ -197,10 +198,12 @@ def replace_rows(
     result: Sorted, model: Model, module: str, entry: TensorEntry, indices: tuple[int, ...] | None
 ) -> None:
     """Take the new values of some rows of an embedding, where they fit the model's."""
-    parameter = f"{module}.weight"
-    shape = model.shape(parameter)
+    # Tied modules have copies of the same rows; safety_gate/delta compares them.
+    parameter = model.stored(f"{module}.weight")
+    shape = model.shapes.get(parameter)
     result.owners[entry.name] = "trained tokens"
-    if indices is None or shape is None or model.layer(module) != "embedding":
+    is_embedding = model.layer(parameter.rpartition(".")[0]) == "embedding"
+    if indices is None or shape is None or not is_embedding:
         result.put("tensor-unexplained", entry.name)
         return
     fits = entry.shape == (len(indices), shape[1]) and len(set(indices)) == len(indices)

@@ -1,7 +1,7 @@
 """From the ledger's pieces to what the engine measures: factors where it can be, else dense dW."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,9 @@ def _settled(adapter: Adapter, aligned: Checkpoint, piece: Piece) -> Piece | Non
         for part in piece.parts
         if not (isinstance(part, Replacement) and _is_equal(adapter, aligned, piece, part))
     )
+    rows = [part for part in parts if isinstance(part, NewRows)]
+    if len(rows) == len(parts) > 1 and _are_equal(adapter, rows):
+        parts = parts[:1]
     alone = any(isinstance(part, Merged | NewRows) for part in parts)
     return None if alone and len(parts) > 1 else replace(piece, parts=parts)
 
@@ -124,6 +127,17 @@ def _settled(adapter: Adapter, aligned: Checkpoint, piece: Piece) -> Piece | Non
 def _is_equal(adapter: Adapter, aligned: Checkpoint, piece: Piece, part: Replacement) -> bool:
     """Tell whether the file's copy of a weight holds the weight's own values."""
     return not bool(_replaced(adapter, aligned, piece, part).any())
+
+
+def _are_equal(adapter: Adapter, rows: Sequence[NewRows]) -> bool:
+    """Tell whether tied modules hold the same rows: PEFT would load one over the other."""
+    import torch
+
+    first = tensor_of(adapter, rows[0].tensor)
+    return all(
+        each.indices == rows[0].indices and torch.equal(tensor_of(adapter, each.tensor), first)
+        for each in rows[1:]
+    )
 
 
 def _collision(piece: Piece) -> Finding:
