@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.delta_oracle import checkpoint_of, ours
+from tests.delta_oracle import checkpoint_of, ours, pefts
 from tests.peft_adapters import lora, merged, model_of, opened, save
 
 KASA = peft.tuners.lora.config.KasaConfig
@@ -117,7 +117,7 @@ def test_the_update_is_pefts_merge(
 ) -> None:
     save(name, copy.deepcopy(config), tmp_path / "adapter")
     answer = ours(checkpoints[name], tmp_path / "adapter", tmp_path / "private")
-    theirs = merged(name, tmp_path / "adapter")
+    theirs = pefts(model_of(name), tmp_path / "adapter")
     assert answer.refused == (), answer.whats
     assert answer.changes.keys() == theirs.keys()
     for parameter, update in theirs.items():
