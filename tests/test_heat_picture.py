@@ -123,7 +123,7 @@ def test_without_pillow_the_next_step_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(NoPictures) as caught:
         heat_png(blocked())
-    assert "safety-gate[pictures]" in caught.value.hint
+    assert "pip install pillow" in caught.value.hint
 
 
 def test_pillow_is_loaded_only_when_a_picture_is_drawn() -> None:
