@@ -184,10 +184,12 @@ def test_alora_is_scored_and_its_routing_named(
     assert len(answer.changes) == 2
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
 def test_lora_on_a_tied_head_is_measured_against_the_embedding(
-    checkpoints: dict[str, Path], tmp_path: Path
+    use_dora: bool, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    save("llama-tied", lora(target_modules=["q_proj", "lm_head"]), tmp_path / "adapter")
+    config = lora(target_modules=["q_proj", "lm_head"], use_dora=use_dora)
+    save("llama-tied", config, tmp_path / "adapter")
     answer = ours(checkpoints["llama-tied"], tmp_path / "adapter", tmp_path / "private")
     assert answer.refused == (), answer.whats
     assert "lm_head.weight" in answer.changes

@@ -87,7 +87,13 @@ def shell_layer(model: Model, module: str) -> ShellLayer:
     layer = model.layer(module)
     if weight is None or layer == "other":
         raise AssertionError(f"{module} is no layer that PEFT wraps")
-    return ShellLayer(module=module, layer=layer, shape=weight, bias=model.shape(f"{module}.bias"))
+    return ShellLayer(
+        module=module,
+        layer=layer,
+        tensor=model.stored(f"{module}.weight"),
+        shape=weight,
+        bias=model.shape(f"{module}.bias"),
+    )
 
 
 def lora_request(

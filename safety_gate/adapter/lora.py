@@ -227,6 +227,8 @@ class _Sorter:
 
     def _add(self, module: str, shape: tuple[int, ...], factors: Mapping[str, TensorEntry]) -> None:
         """Take a module whose tensors fit."""
+        if f"{module}.weight" not in self._model.shapes:
+            self._result.put("tied-head", module)
         names = [entry.name for entry in factors.values()]
         if self._config.shell:
             layer = shell_layer(self._model, module)
@@ -247,8 +249,6 @@ class _Sorter:
             product = Product(a_name=a.name, b_name=b.name, scaling=scaling)
             added = piece(self._model, weight, product, rank=rank, scaling=scaling)
             self._result.add(added, [a.name, b.name], "factor")
-            if weight not in self._model.shapes:
-                self._result.put("tied-head", module)
             return
         transposed = layer_kind == "conv1d"
         out_features, in_features = shape[::-1] if transposed else shape

@@ -56,6 +56,7 @@ class ShellLayer:
 
     module: str
     layer: str  # "linear", "conv1d" or "embedding"
+    tensor: str  # that holds its weight: of a tied head, the embedding's
     shape: tuple[int, ...]  # of its weight, as stored
     bias: tuple[int, ...] | None  # shape; None where it has none
 

@@ -136,7 +136,7 @@ class Merger:
         """Write a parameter's values for the child, and return the file's name."""
         if not request.needs_weights:
             return None
-        parameter = f"{layer.module}.{name}"
+        parameter = layer.tensor if name == "weight" else f"{layer.module}.{name}"
         entry = self._aligned.entry(parameter)
         file = f"w-{request.layers.index(layer)}-{name}"
         if len(entry.shape) == 2:
