@@ -23,9 +23,9 @@ from benchmarks.synthetic import ONE_BILLION, Shape, build
 from safety_gate.adapter.ledger import open_adapter
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.engine import Scored, score_modules
-from safety_gate.gate import tasks_of
 from safety_gate.records import Drift
 from safety_gate.sources.folder import FolderSource
+from safety_gate.tasks import tasks_of
 
 REPEATS = 3
 

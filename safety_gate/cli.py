@@ -8,17 +8,25 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
 
 from safety_gate import __version__
-from safety_gate.cli_parts import FILE, PLACE, PRESETS, STATUS, progress_bar, write_whole
+from safety_gate.cli_parts import (
+    FILE,
+    PLACE,
+    PRESETS,
+    STATUS,
+    ask_from,
+    asking,
+    progress_bar,
+    write_whole,
+)
 from safety_gate.errors import GateError
 
 if TYPE_CHECKING:
     from safety_gate.gate import Request
-    from safety_gate.places import Where
     from safety_gate.records import Report
 
 USAGE, UNDECIDED, BUG, INTERRUPTED = 2, 3, 70, 130
@@ -96,9 +104,13 @@ def cli() -> None:
 
 @cli.command(epilog=STATUS)
 @click.argument("adapter", type=PLACE)
-@click.option("--base", type=PLACE, required=True, help="Checkpoint before alignment.")
 @click.option(
-    "--aligned", type=PLACE, required=True, help="Checkpoint that the adapter was trained on."
+    "--base", type=PLACE, help="Checkpoint before alignment.  [default: of the known pair]"
+)
+@click.option(
+    "--aligned",
+    type=PLACE,
+    help="Checkpoint that the adapter was trained on.  [default: of the known pair]",
 )
 @click.option("--policy", type=FILE, help="Policy file (safety-gate.yml) that decides.")
 @click.option(
@@ -130,38 +142,29 @@ def cli() -> None:
     type=click.IntRange(1, 256),
     help="Modules measured at the same time; the report is the same.  [default: all cores]",
 )
+@asking
 @click.pass_context
-def check(  # noqa: PLR0913
-    ctx: click.Context,
-    adapter: "Where",
-    base: "Where",
-    aligned: "Where",
-    policy: Path | None,
-    preset: str | None,
-    style: str,
-    output: Path | None,
-    cache: Path | None,
-    hash_checkpoints: bool,
-    threads: int | None,
-) -> None:
+def check(ctx: click.Context, /, **given: Any) -> None:
     """Judge one adapter: a folder, or org/name@revision on the Hub."""
-    if policy and preset:
+    if given["policy"] and given["preset"]:
         raise click.UsageError("--policy and --preset cannot be used together.")
+    wish = ask_from(given)
     from safety_gate import gate
 
     request = gate.Request(
-        adapter=adapter,
-        base=base,
-        aligned=aligned,
-        cache=cache,
-        policy=policy,
-        preset=preset or "default",
-        hash_checkpoints=hash_checkpoints,
-        workers=threads or len(os.sched_getaffinity(0)),
+        adapter=given["adapter"],
+        base=given["base"],
+        aligned=given["aligned"],
+        cache=given["cache"],
+        policy=given["policy"],
+        preset=given["preset"] or "default",
+        hash_checkpoints=given["hash_checkpoints"],
+        workers=given["threads"] or len(os.sched_getaffinity(0)),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
+        ask=wish,
     )
     report = _judged(request)
-    _tell(report, style, output)
+    _tell(report, given["style"], given["output"])
     ctx.exit(report.verdict.exit_code)
 
 

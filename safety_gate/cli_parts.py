@@ -3,16 +3,19 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from safety_gate.sources.hub_names import BadLocation, HubPlace, parse_location
 
 if TYPE_CHECKING:
+    from safety_gate.asking import Ask
     from safety_gate.gate import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 STATUS = (
     "Exit status: 0 passed, 1 blocked, 2 wrong usage, 3 undecided (could not judge),"
@@ -73,7 +76,69 @@ def progress_bar() -> "Iterator[Progress | None]":
             def done(self, module: str) -> None:
                 bar.advance(line)
 
+            def asking(self) -> None:
+                bar.reset(line, description="Asking the model", total=None)
+
         yield Shown()
+
+
+MODES = ("auto", "none", "openings", "generate")
+JUDGE_KEY = "SAFETY_GATE_JUDGE_KEY"
+_ASKING = (
+    click.option(
+        "--ask",
+        type=click.Choice(MODES),
+        default="auto",
+        show_default=True,
+        envvar="SAFETY_GATE_ASK",
+        help="Ask the model itself: how it would begin its answers, or for written answers; auto"
+        " asks for beginnings, and rests on the weights where the model cannot be asked.",
+    ),
+    click.option("--prompts", type=FILE, help="Questions to ask, JSONL.  [default: built in]"),
+    click.option("--openings", type=FILE, help="Beginnings of answers, JSON.  [default: English]"),
+    click.option("--task", type=FILE, help="Samples of your own task, JSONL: is the skill there?"),
+    click.option("--device", default="cpu", show_default=True, help="Where the model runs."),
+    click.option("--guard", type=PLACE, help="Guard model that judges written answers."),
+    click.option("--judge-url", default="", help="OpenAI-compatible endpoint that rates answers."),
+    click.option("--judge-model", default="", help=f"Its model; its key comes from ${JUDGE_KEY}."),
+    click.option("--show-answers", is_flag=True, help="Put written answers into the report."),
+)
+
+
+def asking(command: F) -> F:
+    """Give a command the options that say what the model is asked."""
+    for option in reversed(_ASKING):
+        command = option(command)
+    return command
+
+
+def ask_from(given: Mapping[str, Any]) -> "Ask":
+    """Return what those options say.
+
+    Raises:
+        click.UsageError: some of them mean nothing together.
+    """
+    from safety_gate.asking import Ask
+
+    mode = given["ask"]
+    written = {"--guard": given["guard"], "--judge-url": given["judge_url"]}
+    written["--show-answers"] = given["show_answers"]
+    if mode != "generate" and (wrong := [name for name, value in written.items() if value]):
+        raise click.UsageError(f"{wrong[0]} needs --ask generate.")
+    if bool(given["judge_url"]) != bool(given["judge_model"]):
+        raise click.UsageError("--judge-url and --judge-model go together.")
+    return Ask(
+        mode=mode,
+        prompts=given["prompts"],
+        openings=given["openings"],
+        task=given["task"],
+        device=given["device"],
+        guard=given["guard"],
+        judge_url=given["judge_url"],
+        judge_model=given["judge_model"],
+        judge_key=os.environ.get(JUDGE_KEY, ""),
+        keep_text=given["show_answers"],
+    )
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -13,27 +13,28 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from safety_gate import __version__, drift, engine
-from safety_gate.adapter.ledger import Adapter, factors, open_adapter
+from safety_gate import __version__, engine
+from safety_gate.adapter.ledger import Adapter, open_adapter
+from safety_gate.asking import ADAPTER, Ask, ask, evidence
+from safety_gate.behaviour import BehaviourFact
 from safety_gate.checkpoint import Checkpoint, Role
-from safety_gate.delta.roads import Deltas, no_factors, open_deltas
+from safety_gate.choosing import choose
+from safety_gate.delta.roads import Deltas, open_deltas
 from safety_gate.delta.views import with_views
-from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
+from safety_gate.engine import ModuleTask, Outcome, Scored, Unscored
 from safety_gate.errors import GateError
 from safety_gate.outcomes import Memory
 from safety_gate.pairing import claim_findings, pair_findings, step_findings, tied_findings
 from safety_gate.places import Opener, Where, ignored_findings, plan_reads
-from safety_gate.policy.file import LoadedPolicy, load_policy_file
+from safety_gate.policy.file import LoadedPolicy, PolicyText, load_policy, load_policy_file
 from safety_gate.policy.nearness import close_modules, is_total_close
 from safety_gate.policy.presets import load_preset
 from safety_gate.policy.verdict import decide
 from safety_gate.records import (
-    AdapterFact,
     AdapterScore,
     Blocked,
     Finding,
     ModuleScore,
-    Place,
     PlaceKind,
     Report,
     Undecided,
@@ -41,6 +42,9 @@ from safety_gate.records import (
     finding_from,
     with_gravest_first,
 )
+from safety_gate.sources.pairs import Pairs
+from safety_gate.sources.source import Source
+from safety_gate.tasks import coverage_findings, tasks_of, total_of
 
 WEIGHTS_ONLY = "weights only"
 
@@ -52,14 +56,15 @@ class Request:
     """What to judge, against what, by which rules."""
 
     adapter: Where
-    base: Where
-    aligned: Where
+    base: Where | None = None  # None: looked up among the known pairs
+    aligned: Where | None = None
     cache: Path | None = None  # folder for bytes of checkpoints on the Hub
-    policy: Path | None = None  # the policy file; None: the preset decides
+    policy: Path | PolicyText | None = None  # the policy file; None: the preset decides
     preset: str = "default"
     hash_checkpoints: bool = False  # read every checkpoint file whole for its sha256
     workers: int = 2  # modules measured at the same time
     today: datetime.date  # waivers expire by it
+    ask: Ask = Ask()  # whether the model itself is asked, and what
 
 
 @dataclass(slots=True)
@@ -74,6 +79,7 @@ class _Case:
     deltas: Deltas | None = None  # what the adapter changes beside plain LoRA
     outcomes: tuple[Outcome, ...] = ()
     memory: Memory | None = None
+    behaviour: BehaviourFact | None = None
 
 
 class Progress:
@@ -84,6 +90,9 @@ class Progress:
 
     def done(self, module: str) -> None:
         """Hear that one module is measured."""
+
+    def asking(self) -> None:
+        """Hear that the model is asked; that can take longer than the measuring."""
 
 
 def judge(
@@ -114,21 +123,10 @@ def _attempt(
     case: _Case, request: Request, opener: Opener, private: Path, progress: Progress
 ) -> None:
     """Take every step that can be taken; note what stops one."""
-    case.policy = _noted(
-        case,
-        "policy",
-        lambda: load_policy_file(request.policy) if request.policy else load_preset(request.preset),
-    )
-
-    def checkpoint(where: Where, role: Role) -> Checkpoint | None:
-        return _noted(
-            case,
-            "checkpoint",
-            lambda: Checkpoint.open(opener.open(where, whole=False), role),
-        )
-
-    case.aligned = checkpoint(request.aligned, "aligned")
-    case.base = checkpoint(request.base, "base")
+    case.policy = _noted(case, "policy", lambda: policy_of(request))
+    source = _noted(case, "adapter", lambda: opener.open(request.adapter, whole=True))
+    if source is None or not _are_open(case, request, opener, source):
+        return
     if case.aligned is None:
         return
     aligned = case.aligned
@@ -137,7 +135,7 @@ def _attempt(
         case,
         "adapter",
         lambda: open_adapter(
-            opener.open(request.adapter, whole=True),
+            source,
             shapes=aligned.shapes,
             model_type=aligned.model_type,
             snapshot_dir=private / "adapter",
@@ -149,27 +147,88 @@ def _attempt(
     case.findings += pair_findings(case.base, aligned)
     case.findings += claim_findings(case.adapter, case.base, aligned)
     case.findings += tied_findings(case.adapter, aligned)
-    case.deltas = open_deltas(case.adapter, aligned, private / "merging")
+    if not _are_measured(case, request, private, progress):
+        return
+    _ask(case, request, aligned, opener, progress)
+    case.findings += ignored_findings(source)
+    for each in opener.sources:
+        _noted(case, "file", each.verify)
+
+
+def policy_of(request: Request) -> LoadedPolicy:
+    """Read the rules.
+
+    Raises:
+        BadPolicy: they cannot be followed.
+    """
+    match request.policy:
+        case PolicyText(data=data, origin=origin):
+            return load_policy(data, origin)
+        case None:
+            return load_preset(request.preset)
+        case path:
+            return load_policy_file(path)
+
+
+def _are_open(case: _Case, request: Request, opener: Opener, adapter: Source) -> bool:
+    """Open aligned and base, looked up where they are not named; False where they are unknown."""
+    own = case.policy.policy.models if case.policy else ()
+    models = {model.claim: (model.aligned, model.base) for model in own}
+    pairs = Pairs.shipped().extended(models)
+    chosen = _noted(case, "config", lambda: choose(request.base, request.aligned, adapter, pairs))
+    if chosen is None:
+        return False
+    case.findings += chosen.findings
+
+    def checkpoint(where: Where, role: Role) -> Checkpoint | None:
+        return _noted(
+            case,
+            "checkpoint",
+            lambda: Checkpoint.open(opener.open(where, whole=False), role),
+        )
+
+    case.aligned = checkpoint(chosen.aligned, "aligned")
+    case.base = checkpoint(chosen.base, "base")
+    return True
+
+
+def _are_measured(case: _Case, request: Request, private: Path, progress: Progress) -> bool:
+    """Measure every module; False where that is more than the budget."""
+    if case.adapter is None or case.aligned is None or case.base is None:
+        return False
+    case.deltas = open_deltas(case.adapter, case.aligned, private / "merging")
     case.findings += case.deltas.findings
     case.base = with_views(case.base, case.deltas.views)
-    case.aligned = aligned = with_views(aligned, case.deltas.views)
+    case.aligned = with_views(case.aligned, case.deltas.views)
     tasks = tasks_of(case.adapter, case.deltas)
     if not _are_planned(case, tasks):
-        return
+        return False
     progress.start(len(tasks))
     case.outcomes = engine.score_modules(
         tasks,
         case.base,
-        aligned,
+        case.aligned,
         workers=request.workers,
         on_done=progress.done,
         memory=case.memory,
         quick=True,
     )
     _measure_close_ones(case, tasks, request.workers)
-    case.findings += ignored_findings(opener.sources[-1])  # the adapter was opened last
-    for source in opener.sources:
-        _noted(case, "file", source.verify)
+    return True
+
+
+def _ask(
+    case: _Case, request: Request, aligned: Checkpoint, opener: Opener, progress: Progress
+) -> None:
+    """Ask the model itself, where that is wished; what is not told stays undecided."""
+    adapter = case.adapter
+    if adapter is None or request.ask.mode == "none":
+        return
+    progress.asking()
+    answered = _noted(case, "checkpoint", lambda: ask(request.ask, aligned, adapter, opener))
+    if answered is not None:
+        case.behaviour = answered.behaviour
+        case.findings += answered.findings
 
 
 def _are_planned(case: _Case, tasks: Sequence[ModuleTask]) -> bool:
@@ -213,85 +272,8 @@ def _noted(case: _Case, place: PlaceKind, step: Callable[[], T]) -> T | None:
         return None
 
 
-def tasks_of(adapter: Adapter, deltas: Deltas | None = None) -> list[ModuleTask]:
-    """Turn the adapter's modules, and what it changes beside them, into work for the engine."""
-    beside = deltas.items if deltas is not None else ()
-    return [
-        ModuleTask(
-            module=module.module,
-            weight=module.weight,
-            shape=(module.out_features, module.in_features),
-            transposed=module.transposed,
-            rank=module.rank,
-            scaling=module.scaling,
-            factors=partial(factors, adapter, module),
-        )
-        for module in adapter.modules
-    ] + [
-        ModuleTask(
-            module=item.module,
-            weight=item.weight,
-            shape=item.shape,
-            transposed=item.transposed,
-            rank=item.rank,
-            scaling=item.scaling,
-            factors=item.factors or no_factors,
-            dense=item.dense,
-        )
-        for item in beside
-    ]
-
-
-def _coverage_findings(case: _Case) -> list[Finding]:
-    """Name an adapter that changes nothing, and a pair without any alignment step."""
-    if case.adapter is None or not case.outcomes:
-        return []
-    place = Place(kind="adapter", name=case.adapter.fact.name)
-    if all(isinstance(outcome, Unchanged) for outcome in case.outcomes):
-        return [
-            Finding(
-                rule="adapter-changes-nothing",
-                severity="undecided",
-                place=place,
-                what="every update of this adapter is exactly zero",
-                hint="Check that the trained weights were saved: PEFT starts with B = 0.",
-            )
-        ]
-    rules = {o.finding.rule for o in case.outcomes if isinstance(o, Unscored)}
-    measured = any(isinstance(outcome, Scored) for outcome in case.outcomes)
-    if rules == {"step-zero"} and not measured:
-        return [
-            Finding(
-                rule="base-equals-aligned",
-                severity="undecided",
-                place=place,
-                what="base and aligned are equal in every module that the adapter changes",
-                hint="Give the checkpoint before alignment as --base.",
-            )
-        ]
-    return []
-
-
 def _total(case: _Case) -> AdapterScore | None:
-    """Add up the scored modules; None where there are none."""
-    scored = [outcome for outcome in case.outcomes if isinstance(outcome, Scored)]
-    sums = drift.added(outcome.sums for outcome in scored)
-    if sums is None or case.adapter is None:
-        return None
-    still = {outcome.module for outcome in case.outcomes if isinstance(outcome, Unchanged)}
-    still_weights = {m.weight for m in case.adapter.modules if m.module in still}
-    if case.deltas is not None:
-        moving = {item.changes for item in case.deltas.items if item.module not in still}
-        still_weights |= {i.changes for i in case.deltas.items if i.module in still} - moving
-    return AdapterScore(
-        drift=drift.drift(sums),
-        modules=len(scored),
-        changed_parameters=sum(
-            change.elements for change in case.adapter.changed if change.name not in still_weights
-        ),
-        scored_parameters=sum(o.score.shape[0] * o.score.shape[1] for o in scored),
-        unchanged_modules=tuple(sorted(still)),
-    )
+    return total_of(case.outcomes, case.adapter, case.deltas)
 
 
 def _report(case: _Case, request: Request) -> Report:
@@ -302,11 +284,11 @@ def _report(case: _Case, request: Request) -> Report:
         *case.findings,
         *(case.adapter.findings if case.adapter else ()),
         *(o.finding for o in case.outcomes if isinstance(o, Unscored)),
-        *_coverage_findings(case),
+        *coverage_findings(case.adapter, case.outcomes),
         *step_findings(case.outcomes),
     ]
     fact = case.adapter.fact if case.adapter else None
-    verdict, decided = _decided(case.policy, modules, total, findings, fact, request.today)
+    verdict, decided = _decided(case, modules, total, findings, request.today)
     return Report(
         verdict=verdict,
         findings=decided,
@@ -317,30 +299,32 @@ def _report(case: _Case, request: Request) -> Report:
         modules=tuple(modules),
         total=total,
         ledger=case.adapter.ledger if case.adapter else (),
-        evidence=WEIGHTS_ONLY,
+        evidence=evidence(case.behaviour) if case.behaviour else WEIGHTS_ONLY,
         versions=_versions(),
+        behaviour=case.behaviour,
     )
 
 
-def _decided(  # noqa: PLR0913
-    policy: LoadedPolicy | None,
+def _decided(
+    case: _Case,
     modules: Sequence[ModuleScore],
     total: AdapterScore | None,
     findings: Sequence[Finding],
-    fact: AdapterFact | None,
     today: datetime.date,
 ) -> tuple[Verdict, tuple[Finding, ...]]:
     """Apply the policy; without one nothing passes."""
-    if policy is None:
+    fact = case.adapter.fact if case.adapter else None
+    if case.policy is None:
         blocked = any(finding.severity == "block" for finding in findings)
         return Blocked() if blocked else Undecided(), with_gravest_first(tuple(findings))
     return decide(
-        policy,
+        case.policy,
         modules=modules,
         total=total,
         findings=findings,
         adapter_ids=(fact.digest, fact.revision) if fact else ("", ""),
         today=today,
+        behaviour=case.behaviour.figures(ADAPTER) if case.behaviour else None,
     )
 
 

@@ -107,3 +107,19 @@ def plan_reads(checkpoint: Checkpoint, weights: Sequence[str]) -> None:
             if apart:  # views of one tensor overlap; the first stands for all
                 spans.append(span)
     checkpoint.source.plan(spans)
+
+
+def plan_all(checkpoint: Checkpoint) -> None:
+    """Tell a checkpoint on the Hub that every tensor will be read, in the order of its files.
+
+    Raises:
+        SourceError: it is more than the budget; nothing was read.
+    """
+    from safety_gate.sources.hub import HubSource
+    from safety_gate.sources.hub_plan import Span
+
+    if not isinstance(checkpoint.source, HubSource):
+        return
+    entries = [(checkpoint.places[name].path, checkpoint.entry(name)) for name in checkpoint.names]
+    spans = {Span(path=path, start=entry.start, stop=entry.stop) for path, entry in entries}
+    checkpoint.source.plan(sorted(spans, key=lambda span: (span.path, span.start)))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
+from safety_gate.behaviour import BehaviourFact
 from safety_gate.errors import BadScore, GateError
 
 Severity: TypeAlias = Literal["block", "undecided", "warn", "info"]
@@ -262,6 +263,7 @@ class Report:
     ledger: tuple[LedgerEntry, ...]
     evidence: str  # "weights only", or what else was asked
     versions: Mapping[str, str]  # of safety-gate, torch, python
+    behaviour: BehaviourFact | None = None  # None: the model was not asked
 
 
 def with_gravest_first(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

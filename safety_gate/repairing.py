@@ -10,8 +10,6 @@ from typing import assert_never
 from safety_gate import gate
 from safety_gate.outcomes import Outcome, Scored
 from safety_gate.places import Where
-from safety_gate.policy.file import load_policy_file
-from safety_gate.policy.presets import load_preset
 from safety_gate.records import Passed, Report
 from safety_gate.repair.bench import Bench, check_plain, check_safety, open_bench
 from safety_gate.repair.folder import check_free
@@ -62,7 +60,7 @@ def repair_and_judge(
             return run.ended("refused", why=f"{error}. {error.hint}")
 
 
-def _folder(where: Where) -> Path:
+def _folder(where: Where | None) -> Path:
     """Return a folder; a repair reads its inputs several times, so they must be on disk.
 
     Raises:
@@ -202,13 +200,12 @@ class _Run:
         if total is None:
             raise AssertionError("modules were scored without a total")
         request = self.request
-        policy = load_policy_file(request.policy) if request.policy else load_preset(request.preset)
         return Known(
             before=self.before,
             total=total,
             frames=self.watch.frames,
             sums=self.watch.sums,
-            policy=policy,
+            policy=gate.policy_of(request),
             today=request.today,
             workers=request.workers,
         )

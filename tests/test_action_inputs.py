@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from safety_gate.action.inputs import INPUTS, BadInput, choose, secret_variables
 from safety_gate.action.options import Options, options, preset_of
 from safety_gate.action.outputs import OUTPUTS
-from safety_gate.action.settings import ActionSettings, read_settings
 from safety_gate.errors import BadPolicy
+from safety_gate.policy.action_settings import ActionSettings, read_settings
 
 ROOT = Path(__file__).parent.parent
 # As issue 4 lists them.

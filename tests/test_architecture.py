@@ -13,6 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "safety_gate"
 # own room that do not import it back (no cycle, held below).
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("rates",),
+    ("behaviour",),
     ("records",),
     ("sources", "strict_json"),
     ("tensors", "precision"),
@@ -30,6 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("publish",),
     ("repair",),
     ("places", "pairing"),
+    ("tasks", "asking", "choosing"),
     ("gate",),
     ("repairing",),
     ("jobs",),

@@ -9,7 +9,8 @@ from safety_gate.policy import builtin
 from safety_gate.policy.file import load_policy
 from safety_gate.policy.metrics import BORDERLINE, RULE_METRICS
 from safety_gate.policy.presets import PRESETS
-from safety_gate.policy.schema import Condition, Coverage, Limits, Part, Policy, Rule, Waiver
+from safety_gate.policy.part import Part
+from safety_gate.policy.schema import Condition, Coverage, Limits, Policy, Rule, Waiver
 from tests.test_policy_builders import HEAD, RULE
 
 PAGE = (Path(__file__).parents[1] / "docs" / "policy.md").read_text(encoding="utf-8")

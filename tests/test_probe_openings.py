@@ -16,6 +16,7 @@ from benchmarks.zoo.recipes import WORLD_SEED
 from benchmarks.zoo.speech import answer_ids, load_tokenizer, prompt_ids
 from safety_gate.adapter.ledger import open_adapter
 from safety_gate.adapter.sorting import Change
+from safety_gate.behaviour import AnswerFact, Lean, OpeningsFact
 from safety_gate.errors import BadScore
 from safety_gate.probe import baseline
 from safety_gate.probe.behaviour import Probed, probe
@@ -23,7 +24,6 @@ from safety_gate.probe.chat import Chat
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.openings import Beginnings, Openings, load_openings
 from safety_gate.probe.prompts import load_prompts
-from safety_gate.probe.record import AnswerFact, Lean, OpeningsFact
 from safety_gate.probe.settings import Generation, Settings
 from safety_gate.probe.utility import Sample
 from safety_gate.probe.variants import Variant, variant_of

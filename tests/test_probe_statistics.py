@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safety_gate.probe import statistics
-from safety_gate.probe.prompts import Intent
-from safety_gate.probe.record import Lean, Refusals
-from safety_gate.probe.statistics import Rate, mcnemar, quantile, wilson
+from safety_gate import rates
+from safety_gate.behaviour import Lean, Refusals
+from safety_gate.behaviour import Intent
+from safety_gate.rates import Rate, mcnemar, quantile, wilson
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_wilson_solves_its_equation(pair: tuple[int, int]) -> None:
     assert 0.0 <= low <= count / total <= high <= 1.0
     for end in (low, high):  # |p - end| = z * sqrt(end (1 - end) / n)
         if 0.0 < end < 1.0:
-            distance = statistics.Z_95 * math.sqrt(end * (1 - end) / total)
+            distance = rates.Z_95 * math.sqrt(end * (1 - end) / total)
             assert abs(count / total - end) == pytest.approx(distance, rel=1e-9)
 
 
@@ -64,7 +64,7 @@ def test_mcnemar_counts_the_coins(lost: int, won: int) -> None:
 
 
 def test_mcnemar_of_many_flips_is_that_of_few() -> None:
-    assert statistics._mcnemar_by_logs(500, 220) == pytest.approx(mcnemar(220, 280), rel=1e-10)
+    assert rates._mcnemar_by_logs(500, 220) == pytest.approx(mcnemar(220, 280), rel=1e-10)
     assert mcnemar(0, 5000) == 0.0
     assert mcnemar(2500, 2500) == 1.0
 

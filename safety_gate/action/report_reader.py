@@ -8,7 +8,9 @@ make all of them inert.
 from typing import Any, Literal, TypeAlias
 
 import jsonschema
+from pydantic import TypeAdapter, ValidationError
 
+from safety_gate.behaviour import BehaviourFact
 from safety_gate.errors import GateError
 from safety_gate.records import (
     AdapterFact,
@@ -63,7 +65,7 @@ def read_report(tree: object, *, where: str) -> Report:
         raise _bad(where, "no object")
     try:
         return _report(tree)
-    except (GateError, AssertionError, OverflowError) as refused:
+    except (GateError, AssertionError, OverflowError, ValidationError) as refused:
         raise _bad(where, f"a fact that cannot be: {type(refused).__name__}") from refused
 
 
@@ -90,7 +92,16 @@ def _report(tree: Json) -> Report:
         ledger=tuple(LedgerEntry(**one) for one in tree["ledger"]),
         evidence=tree["evidence"],
         versions=tree["versions"],
+        behaviour=_behaviour(tree.get("behaviour")),
     )
+
+
+def _behaviour(tree: Json | None) -> BehaviourFact | None:
+    """Read what the model said; the figures follow from the rest and are formed anew."""
+    if tree is None:
+        return None
+    facts = {name: value for name, value in tree.items() if name != "figures"}
+    return TypeAdapter(BehaviourFact).validate_python(facts)
 
 
 def _finding(tree: Json) -> Finding:

@@ -20,10 +20,10 @@ from safety_gate.action.report_files import sarif_of, write_reports
 from safety_gate.action.repository import Repository, reading
 from safety_gate.action.run_record import exit_code_of
 from safety_gate.action.runner import read_runner
-from safety_gate.action.settings import read_settings
 from safety_gate.action.tell import Teller
 from safety_gate.action.world import World
 from safety_gate.errors import GateError
+from safety_gate.policy.action_settings import read_settings
 from safety_gate.publish.github import NotPublished
 from safety_gate.publish.publication import Publication
 from safety_gate.publish.publisher import Wishes, publish

@@ -27,6 +27,14 @@ class LoadedPolicy:
     fact: PolicyFact
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyText:
+    """A policy file whose bytes are at hand already."""
+
+    data: bytes
+    origin: str  # for messages and the report
+
+
 def load_policy(data: bytes, origin: str) -> LoadedPolicy:
     """Read and check a policy.
 

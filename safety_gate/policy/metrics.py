@@ -1,4 +1,4 @@
-"""The figures that a rule may look at: those of the report, and two that are made of them."""
+"""The figures that a rule may look at: of the weights, two made of them, and of behaviour."""
 
 import math
 from collections.abc import Mapping
@@ -80,6 +80,49 @@ RULE_METRICS: Mapping[str, MetricFact] = {
         meaning="cosine above its null: cosine - null_mean", low=-1.0, high=1.0
     ),
 }
+
+# What the model itself said, against aligned on the same questions (safety_gate/behaviour.py).
+# Ends in _low and _high are those of the 95% interval of the rate.
+_RATES: Mapping[str, str] = {
+    "openings_refused": "share of the harmful questions that the model would rather refuse",
+    "openings_retained": "share of the harmful questions that aligned refuses and it still does",
+    "openings_over_refused": "share of the benign look-alikes that it would rather refuse",
+    "openings_newly_refused": "share of the look-alikes that aligned answers and it refuses",
+    "answers_refused": "share of the harmful questions that its written answer refuses",
+    "answers_retained": "share of those that aligned's answer refuses and its own still does",
+    "answers_over_refused": "share of the look-alikes that its answer refuses",
+    "answers_newly_refused": "share of those that aligned answers and its answer refuses",
+    "answers_gibberish": "share of its answers that say nothing",
+    "answers_harmful_worst": "share of its answers with the highest score of a judge",
+    "utility_exact": "share of the task's samples that it completes exactly",
+}
+_ENDS = {"": "", "_low": "; lower end of its 95% interval", "_high": "; upper end of it"}
+BEHAVIOUR_METRICS: Mapping[str, MetricFact] = {
+    **{
+        f"{name}{end}": MetricFact(meaning=f"{meaning}{words}", low=0.0, high=1.0)
+        for name, meaning in _RATES.items()
+        for end, words in _ENDS.items()
+    },
+    "openings_flips_p": MetricFact(
+        meaning="exact McNemar p-value of refusals lost against won", low=0.0, high=1.0
+    ),
+    "answers_flips_p": MetricFact(meaning="the same, of written answers", low=0.0, high=1.0),
+    "utility_flips_p": MetricFact(meaning="the same, of the task's samples", low=0.0, high=1.0),
+    "openings_margin": MetricFact(
+        meaning="mean log-odds of refusal over compliance, where aligned refuses",
+        low=-LARGE,
+        high=LARGE,
+    ),
+    "openings_margin_drop": MetricFact(
+        meaning="by how much that lies below aligned's", low=-LARGE, high=LARGE
+    ),
+    "utility_change": MetricFact(
+        meaning="log-likelihood per token of the task's completions, against aligned",
+        low=-LARGE,
+        high=LARGE,
+    ),
+}
+METRIC_FACTS: Mapping[str, MetricFact] = {**RULE_METRICS, **BEHAVIOUR_METRICS}
 
 
 def figure(metric: str, drift: Drift) -> float | None:

@@ -64,13 +64,13 @@ def outcome(conditions: Sequence[Condition], drift: Drift, *, strict: bool) -> O
             continue
         threshold = condition.threshold
         near = margin(condition.metric, threshold, drift)
-        if _spared(condition.comparison, value, threshold, near if strict else 0.0):
+        if spared(condition.comparison, value, threshold, near if strict else 0.0):
             return Outcome(holds=False)
         borderline |= strict and abs(value - threshold) <= near
     return Outcome(holds=True if known else None, borderline=borderline)
 
 
-def _spared(comparison: Comparison, value: float, threshold: float, near: float) -> bool:
+def spared(comparison: Comparison, value: float, threshold: float, near: float) -> bool:
     """Tell whether the value is on the good side by more than ``near``; NaN never is."""
     match comparison:
         case "above":
@@ -89,6 +89,8 @@ def rule_findings(
     rule: Rule, modules: Sequence[ModuleScore], total: AdapterScore | None
 ) -> Iterator[Finding]:
     """Yield what one rule says; nothing about an adapter whose total is not there."""
+    if rule.scope == "behaviour":
+        return  # behaviour.py has these
     if rule.scope == "adapter":
         if total is not None:
             yield from _findings_at(rule, [(WHOLE, total.drift)])
@@ -133,7 +135,7 @@ def _fired(rule: Rule, place: Place, drift: Drift, *, borderline: bool) -> Findi
         what=plain(rule.message).rstrip(".") + near,
         hint=plain(rule.hint) or (BLOCK_HINT if rule.severity == "block" else WARN_HINT),
         got=" and ".join(f"{c.metric} {_shown(figure(c.metric, drift))}" for c in rule.when),
-        expected=" or ".join(_good_side(c) for c in rule.when),
+        expected=" or ".join(good_side(c) for c in rule.when),
         metric=first.metric,
         value=figure(first.metric, drift),
         threshold=first.threshold,
@@ -149,7 +151,7 @@ def _unknown(rule: Rule, place: Place, drift: Drift) -> Finding:
         place=place,
         what=f"the rule could not be applied, because {missing.metric} cannot be formed here",
         hint=UNKNOWN_HINT,
-        expected=_good_side(missing),
+        expected=good_side(missing),
         metric=missing.metric,
         threshold=missing.threshold,
     )
@@ -159,7 +161,7 @@ def _shown(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
 
-def _good_side(condition: Condition) -> str:
+def good_side(condition: Condition) -> str:
     """Write what would not fulfil the condition."""
     opposite: dict[Comparison, str] = {
         "above": "at most",

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,8 +18,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from safety_gate.policy.action_settings import ActionSettings
 from safety_gate.policy.builtin import RESERVED
-from safety_gate.policy.metrics import RULE_METRICS
+from safety_gate.policy.metrics import BEHAVIOUR_METRICS, METRIC_FACTS, RULE_METRICS
+from safety_gate.policy.part import Part
 
 Comparison: TypeAlias = Literal["above", "at-least", "below", "at-most"]
 COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
@@ -38,13 +39,13 @@ GLOB = r"^[A-Za-z0-9_.\-*?]+$"  # no [...]: module names have digits enough to m
 
 
 def _known_metric(name: str) -> str:
-    if name in RULE_METRICS:
+    if name in METRIC_FACTS:
         return name
-    near = difflib.get_close_matches(name, RULE_METRICS, n=1)
+    near = difflib.get_close_matches(name, METRIC_FACTS, n=1)
     raise PydanticCustomError(
         "metric",
         "Input should be a metric; {near}",
-        {"near": f"the nearest is {near[0]}" if near else f"one of {', '.join(RULE_METRICS)}"},
+        {"near": f"the nearest is {near[0]}" if near else f"one of {', '.join(METRIC_FACTS)}"},
     )
 
 
@@ -70,6 +71,7 @@ def _not_blank(value: str) -> str:
 
 
 Id = Annotated[str, StringConstraints(pattern=KEBAB, max_length=60)]
+Location = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_not_blank)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=80), AfterValidator(_not_blank)]
 Glob = Annotated[str, StringConstraints(pattern=GLOB, max_length=200)]
@@ -77,24 +79,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Metric = Annotated[
     str,
     AfterValidator(_known_metric),
-    WithJsonSchema({"type": "string", "enum": list(RULE_METRICS)}),
+    WithJsonSchema({"type": "string", "enum": list(METRIC_FACTS)}),
 ]
 # Optional, and yet `above:` without a number is refused and not read as "no threshold".
 Threshold = Annotated[Finite | None, BeforeValidator(_not_null), WithJsonSchema({"type": "number"})]
 Day = Annotated[
     date, BeforeValidator(_day), WithJsonSchema({"type": "string", "pattern": DAY.pattern})
 ]
-
-
-class Part(BaseModel):
-    """One mapping of the policy file; keys are written with dashes."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
 
 
 class Condition(Part):
@@ -117,7 +108,7 @@ class Condition(Part):
             raise PydanticCustomError(
                 "one_threshold", "Input should have exactly one of above, at-least, below, at-most"
             )
-        fact = RULE_METRICS[self.metric]
+        fact = METRIC_FACTS[self.metric]
         if not fact.low <= self.threshold <= fact.high:
             raise PydanticCustomError(
                 "threshold_range",
@@ -142,19 +133,24 @@ class Rule(Part):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "if": {"properties": {"scope": {"const": "adapter"}}},
-            "then": {"properties": {"modules": False, "at-least-modules": False}},
+            "if": {"properties": {"scope": {"const": "module"}}},
+            "then": {"properties": {"if-not-asked": False}},
+            "else": {"properties": {"modules": False, "at-least-modules": False}},
         }
     )
 
     id: Id = Field(description="Name of the rule in reports and waivers, as-in-this-example.")
-    scope: Literal["module", "adapter"] = Field(
-        description="Judge each module for itself, or the figures of the whole adapter."
+    scope: Literal["module", "adapter", "behaviour"] = Field(
+        description="Judge each module for itself, the whole adapter, or what the model answers."
     )
     when: Annotated[tuple[Condition, ...], Field(min_length=1, max_length=16)] = Field(
         description="The rule fires when all of these hold."
     )
     severity: Literal["block", "warn"]
+    if_not_asked: Literal["undecided", "skip"] = Field(
+        default="undecided",
+        description="Behaviour scope: what a rule that blocks says where the model was not asked.",
+    )
     modules: Annotated[tuple[Glob, ...], Field(min_length=1)] = Field(
         default=("*",),
         description="Module scope: names to look at; * and ? are wild, * crosses dots.",
@@ -174,9 +170,20 @@ class Rule(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Rule":
-        if self.scope == "adapter" and self.model_fields_set & {"modules", "at_least_modules"}:
+        if self.scope != "module" and self.model_fields_set & {"modules", "at_least_modules"}:
             raise PydanticCustomError(
                 "scope", "Input should have modules and at-least-modules with scope: module only"
+            )
+        if self.scope != "behaviour" and "if_not_asked" in self.model_fields_set:
+            raise PydanticCustomError(
+                "scope", "Input should have if-not-asked with scope: behaviour only"
+            )
+        known = BEHAVIOUR_METRICS if self.scope == "behaviour" else RULE_METRICS
+        if strange := [c.metric for c in self.when if c.metric not in known]:
+            raise PydanticCustomError(
+                "scope_metric",
+                "Input should have metrics of its scope, and {metric} is of another",
+                {"metric": strange[0]},
             )
         for metric in {condition.metric for condition in self.when}:
             if not self._room(metric):
@@ -229,6 +236,14 @@ class Waiver(Part):
     expires: Day = Field(description="The last day on which the waiver counts, YYYY-MM-DD.")
 
 
+class Model(Part):
+    """A pair of checkpoints by the name that adapters claim, beside those that are shipped."""
+
+    claim: Location = Field(description="What an adapter says it was trained on.")
+    aligned: Location = Field(description="Where that is: org/name@commit, or a folder.")
+    base: Location = Field(description="The checkpoint before alignment.")
+
+
 class Policy(Part):
     """The whole file."""
 
@@ -238,12 +253,19 @@ class Policy(Part):
     coverage: Coverage = Coverage()
     limits: Limits = Limits()
     waivers: tuple[Waiver, ...] = ()
+    models: Annotated[tuple[Model, ...], Field(max_length=1000)] = Field(
+        default=(), description="Pairs of base and aligned that need not be named with each run."
+    )
+    action: ActionSettings | None = Field(
+        default=None, description="What the GitHub Action is given, input by input."
+    )
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> "Policy":
         for kind, ids in (
             ("rule", [r.id for r in self.rules]),
             ("waiver", [w.id for w in self.waivers]),
+            ("model", [m.claim.casefold() for m in self.models]),
         ):
             if twice := sorted({i for i in ids if ids.count(i) > 1}):
                 raise PydanticCustomError(

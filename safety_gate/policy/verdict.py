@@ -1,9 +1,10 @@
 """The verdict: what all findings together come to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 from safety_gate.policy import builtin
+from safety_gate.policy.behaviour import behaviour_findings
 from safety_gate.policy.file import LoadedPolicy
 from safety_gate.policy.rules import WHOLE, rule_findings, scale_findings
 from safety_gate.policy.schema import Coverage
@@ -20,7 +21,7 @@ from safety_gate.records import (
 )
 
 
-def decide(
+def decide(  # noqa: PLR0913
     loaded: LoadedPolicy,
     *,
     modules: Sequence[ModuleScore],
@@ -28,6 +29,7 @@ def decide(
     findings: Sequence[Finding],
     adapter_ids: tuple[str, str],
     today: date,
+    behaviour: Mapping[str, float] | None = None,
 ) -> tuple[Verdict, tuple[Finding, ...]]:
     """Apply the policy; never raises on scores and findings that could be made.
 
@@ -38,6 +40,7 @@ def decide(
         findings: what reading and scoring found.
         adapter_ids: digest and revision of the adapter, which waivers may name.
         today: the day on which waivers must not be expired.
+        behaviour: what the model said, by metric; None where it was not asked.
 
     Returns:
         The verdict, and all findings, gravest first: those given, those of the policy, and
@@ -47,6 +50,7 @@ def decide(
     found = [
         *findings,
         *(f for rule in policy.rules for f in rule_findings(rule, modules, total)),
+        *(f for rule in policy.rules for f in behaviour_findings(rule, behaviour)),
         *scale_findings(policy.limits, modules, total),
         *_coverage_findings(policy.coverage, modules, total),
     ]

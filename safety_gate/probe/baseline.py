@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from safety_gate import strict_json
+from safety_gate.behaviour import ROUNDING, Lean
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.openings import Beginnings
-from safety_gate.probe.record import ROUNDING, Lean
 from safety_gate.probe.rows import Tokens
 
 SCHEMA: Final = "safety-gate/baseline/v1"

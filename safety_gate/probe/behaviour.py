@@ -3,20 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from safety_gate.checkpoint import Checkpoint
-from safety_gate.probe import baseline, generate
-from safety_gate.probe.chat import Chat
-from safety_gate.probe.openings import Beginnings, asked
-from safety_gate.probe.precision import dtype_of
-from safety_gate.probe.record import (
+from safety_gate.behaviour import (
     AnswersFact,
     BehaviourFact,
     JudgeFact,
     Lean,
     OpeningsFact,
-    PromptFact,
     UtilityFact,
 )
+from safety_gate.checkpoint import Checkpoint
+from safety_gate.probe import baseline, generate
+from safety_gate.probe.chat import Chat
+from safety_gate.probe.openings import Beginnings, asked
+from safety_gate.probe.precision import dtype_of
 from safety_gate.probe.rows import Row, Tokens
 from safety_gate.probe.settings import Settings
 from safety_gate.probe.stream import Stream
@@ -103,7 +102,7 @@ def _fact(
     return BehaviourFact(
         prompt_set=settings.prompts.name,
         prompt_digest=settings.prompts.digest,
-        prompts=tuple(PromptFact.of(prompt) for prompt in prompts),
+        prompts=tuple(prompt.fact for prompt in prompts),
         openings=settings.openings.name,
         openings_digest=settings.openings.digest,
         template_sha256=chat.digest,

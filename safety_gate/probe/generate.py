@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from safety_gate.behaviour import AnswerFact, AnswersFact, Judged, JudgeFact, Refusals, Reply
 from safety_gate.probe.chat import Chat
 from safety_gate.probe.coherence import is_gibberish, repetition
 from safety_gate.probe.judges import Asked, Judge, Ruling
 from safety_gate.probe.prompts import Prompt
-from safety_gate.probe.record import AnswerFact, AnswersFact, Judged, JudgeFact, Refusals, Reply
 from safety_gate.probe.refusals import REVISION, matcher
 from safety_gate.probe.rows import Row, Tokens, Tree
 from safety_gate.probe.settings import Generation
-from safety_gate.probe.statistics import Rate
 from safety_gate.probe.stream import Stream
+from safety_gate.rates import Rate
 
 MATCHER: Final = JudgeFact(
     name="refusal matcher",

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from safety_gate.behaviour import JudgeFact
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.probe.chat import Chat
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.precision import dtype_of
-from safety_gate.probe.record import JudgeFact
 from safety_gate.probe.stream import Stream
 from safety_gate.probe.variants import ALIGNED
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from safety_gate.behaviour import Lean
 from safety_gate.probe.chat import Chat
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.prompts import FOLDER, PACKAGE, Prompt, read_text
-from safety_gate.probe.record import Lean
 from safety_gate.probe.rows import Row, Tokens, Tree
 
 if TYPE_CHECKING:

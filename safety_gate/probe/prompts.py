@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from safety_gate.behaviour import Intent, PromptFact
 from safety_gate.probe.failure import CannotProbe
-
-Intent: TypeAlias = Literal["harmful", "benign"]
 
 BUILTIN: Final = "builtin"
 PACKAGE: Final = "safety_gate"
@@ -54,6 +53,13 @@ class Prompt:
     def sha256(self) -> str:
         """Return what a report says instead of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def fact(self) -> PromptFact:
+        """Return the question without its text."""
+        return PromptFact(
+            id=self.id, category=self.category, intent=self.intent, sha256=self.sha256
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

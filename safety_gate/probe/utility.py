@@ -13,12 +13,12 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from safety_gate.behaviour import UtilityFact
 from safety_gate.probe.chat import Chat
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.prompts import MAX_FILE_BYTES, read_text
-from safety_gate.probe.record import UtilityFact
 from safety_gate.probe.rows import Row, Scores, Tree
-from safety_gate.probe.statistics import Rate
+from safety_gate.rates import Rate
 
 FORM_HINT: Final = 'Write one object per line: {"prompt": "2 + 2 = ?", "expected": "4"}.'
 Text = Annotated[str, StringConstraints(min_length=1, max_length=100_000)]

@@ -1,9 +1,10 @@
 """The words of a comment, a job summary or a check run: whole where it fits, else shorter.
 
-What is dropped first, until the rest fits: provenance, ledger, the table of worst modules, parts
-that this file does not know, the heat map, the findings one by one; each of them for passing
-adapters first. Verdict, reasons and next steps stay; only where even these are too many, adapters
-become a row of a table, and at last a number. Nothing is ever cut in the middle.
+What is dropped first, until the rest fits: provenance, ledger, written answers, the table of worst
+modules, parts that this file does not know, the heat map, the findings one by one, the table of
+what the model says; each of them for passing adapters first. Verdict, reasons and next steps stay;
+only where even these are too many, adapters become a row of a table, and at last a number.
+Nothing is ever cut in the middle.
 """
 
 import re
@@ -25,10 +26,12 @@ from safety_gate.report.markdown import inert, render_markdown, templates_folder
 _PARTS = {
     "provenance": "<details><summary>Provenance",
     "ledger": "<details><summary>Ledger",
+    "answers": "<details><summary>Answers",
     "worst modules": "### Worst modules",
     "other parts": "### ",
     "heat map": "### Heat map",
     "findings": "### Findings",
+    "what the model says": "### What the model says",
 }
 DROPPED_FIRST = tuple(_PARTS)
 _BEGINS_PART = re.compile(r"^(?=### |<details><summary>)", re.MULTILINE)

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup, escape
 
 from safety_gate.records import Blocked, ModuleScore, Passed, Report, Undecided, Verdict
+from safety_gate.report.behaviour import spoken
 from safety_gate.report.comparison import comparison
 from safety_gate.report.heat_ink import ink_of
 from safety_gate.report.heatmap import HeatMap, Shade, heat_map
@@ -96,6 +97,7 @@ def render_html(report: Report, before: Report | None = None) -> str:
         summary=summarise(report),
         pictures=_pictures(report, before),
         compared=comparison(before, report) if before else (),
+        spoken=spoken(report.behaviour),
         worst=worst_modules(report),
         owners=owner_counts(report.ledger),
         unaccounted=unaccounted(report.ledger),

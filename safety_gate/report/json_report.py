@@ -1,9 +1,11 @@
 """The JSON report: everything, in one fixed order, for programs."""
 
 import json
+from dataclasses import asdict
 from importlib import resources
 from typing import Any, TypeAlias
 
+from safety_gate.behaviour import BehaviourFact
 from safety_gate.errors import BadScore
 from safety_gate.records import (
     AdapterFact,
@@ -65,6 +67,7 @@ def _report(report: Report) -> Json:
         "aligned": None if report.aligned is None else _checkpoint(report.aligned),
         "policy": None if report.policy is None else _policy(report.policy),
         "total": None if report.total is None else _total(report.total),
+        "behaviour": None if report.behaviour is None else _behaviour(report.behaviour),
         "findings": [_finding(finding) for finding in report.findings],
         "modules": [_module(score) for score in report.modules],
         "ledger": [_entry(entry) for entry in report.ledger],
@@ -109,6 +112,12 @@ def _total(total: AdapterScore) -> Json:
         **total.drift.values(),
         "unchanged_modules": list(total.unchanged_modules),
     }
+
+
+def _behaviour(fact: BehaviourFact) -> Json:
+    """Return all that was asked and said; the texts of answers only where the user wanted them."""
+    figures = {one.variant: fact.figures(one.variant) for one in fact.by_openings}
+    return {**asdict(fact), "figures": figures}
 
 
 def _finding(finding: Finding) -> Json:

@@ -8,6 +8,7 @@ from typing import assert_never
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 
 from safety_gate.records import Report
+from safety_gate.report.behaviour import spoken
 from safety_gate.report.heatmap import Shade, heat_map
 from safety_gate.report.inert import Name, Prose, code_span, markdown_prose
 from safety_gate.report.summary import WHOLE_ADAPTER, facts, figure, percent, place_of, summarise
@@ -38,6 +39,7 @@ def render_markdown(report: Report) -> str:
         report=report,
         summary=summarise(report),
         heat=heat_map(report),
+        spoken=spoken(report.behaviour),
         worst=worst_modules(report),
         owners=owner_counts(report.ledger),
         unaccounted=unaccounted(report.ledger),

@@ -18,6 +18,7 @@ from safety_gate.records import (
     Undecided,
     Verdict,
 )
+from safety_gate.report.behaviour import spoken
 from safety_gate.report.heatmap import HeatMap, Shade, Stack, heat_map
 from safety_gate.report.inert import Name, Prose, plain_prose, shown
 from safety_gate.report.summary import (
@@ -60,6 +61,7 @@ def render_text(report: Report, console: Console) -> None:
     blocks: tuple[Sequence[Text | Table], ...] = (
         page.verdict(report),
         page.answers(summary),
+        page.behaviour(report),
         page.findings(summary),
         page.heat(heat_map(report)),
         page.worst(report),
@@ -131,6 +133,29 @@ class _Page:
             *self.labelled("Next", steps),
             *self.labelled("Evidence", [self.words(sentence) for sentence in summary.evidence]),
         ]
+
+    def behaviour(self, report: Report) -> list[Text | Table]:
+        """Show what the model said, aligned beside it with the adapter."""
+        found = spoken(report.behaviour)
+        if found is None:
+            return []
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("What the model says", overflow="fold")
+        for name in found.variants:
+            table.add_column(self.words(name), justify="right", overflow="fold")
+        for row in found.rows:
+            table.add_row(self.words(row.what), *(self.words(cell) for cell in row.cells))
+        lines: list[Text | Table] = [table]
+        if found.lost:
+            text = self.words("Refusals lost by category: ")
+            for n, one in enumerate(found.lost):
+                text.append_text(self.words(", " if n else "", one.category))
+                text.append(f" {one.lost} of {one.of}")
+            lines += self.wrapped(text)
+        for one in found.quoted:
+            label = self.words(one.prompt, ", ", one.variant, ", ", one.reply, ": ", one.text)
+            lines += self.wrapped(label, indent=2)
+        return lines
 
     def _reason(self, reason: Reason) -> Text:
         text = self.words(reason.what)

@@ -6,9 +6,10 @@ there cannot be changed by the pull request that is judged.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from safety_gate.errors import BadPolicy
+from safety_gate.policy.part import Part
 from safety_gate.policy.yaml_text import read_yaml
 
 KEY = "action"
@@ -17,15 +18,8 @@ Location = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 
 
-class ActionSettings(BaseModel):
+class ActionSettings(Part):
     """The section ``action:``; each key has the name and the meaning of an input."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
 
     base: Location | None = None
     aligned: Location | None = None

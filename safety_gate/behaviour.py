@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from safety_gate.errors import BadScore
-from safety_gate.probe.prompts import Intent, Prompt
-from safety_gate.probe.statistics import Rate, mcnemar
+from safety_gate.rates import Rate, mcnemar
 
+Intent: TypeAlias = Literal["harmful", "benign"]
 Reply: TypeAlias = Literal["refusal", "answer", "gibberish"]
 
 ROUNDING: Final = 1e-2  # bfloat16 logits can make probabilities sum to a little more than 1
@@ -65,13 +65,6 @@ class PromptFact:
     category: str
     intent: Intent
     sha256: str  # of the text
-
-    @classmethod
-    def of(cls, prompt: Prompt) -> "PromptFact":
-        """Return the fact of a prompt."""
-        return cls(
-            id=prompt.id, category=prompt.category, intent=prompt.intent, sha256=prompt.sha256
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
