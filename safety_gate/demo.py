@@ -4,6 +4,7 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
+from safety_gate.asking import Ask
 from safety_gate.errors import MissingFile
 from safety_gate.gate import Request
 
@@ -46,6 +47,7 @@ def request_for(name: str, preset: str) -> Example:
         folder = folder.relative_to(Path.cwd())  # the name that the reports show
     command = (
         f"safety-gate check {folder}/{name} --base {folder}/base --aligned {folder}/aligned"
+        f" --prompts {folder}/prompts.jsonl --openings {folder}/openings.json"
         + ("" if preset == "default" else f" --preset {preset}")
     )
     request = Request(
@@ -54,5 +56,6 @@ def request_for(name: str, preset: str) -> Example:
         aligned=folder / "aligned",
         preset=preset,
         today=datetime.datetime.now(tz=datetime.UTC).date(),
+        ask=Ask(mode="auto", prompts=folder / "prompts.jsonl", openings=folder / "openings.json"),
     )
     return Example(request, command)

@@ -15,7 +15,7 @@ from safety_gate.records import Report
 from safety_gate.report.json_report import to_json
 from safety_gate.report.markdown import render_markdown
 from safety_gate.report.terminal import render_text
-from tests.sample_reports import blocked, hostile, passed, undecided
+from tests.sample_reports import asked, blocked, hostile, passed, undecided
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = os.environ.get("SAFETY_GATE_UPDATE_GOLDENS") == "1"
@@ -35,7 +35,7 @@ FORMATS: dict[str, Callable[[Report], str]] = {
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("sample", [passed, blocked, undecided, hostile])
+@pytest.mark.parametrize("sample", [passed, blocked, undecided, hostile, asked])
 def test_report_is_as_agreed(sample: Callable[[], Report], suffix: str) -> None:
     text = FORMATS[suffix](sample())
     golden = GOLDEN / f"report_{sample.__name__}.{suffix}"

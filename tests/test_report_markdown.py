@@ -80,7 +80,8 @@ def test_no_text_of_a_stranger_acts(texts: list[str]) -> None:
     assert_inert(text)
     owners = len(set(texts))
     n = len(texts)
-    *heat, worst, ledger, adapter, base, aligned = columns(text)
+    said, *heat, worst, ledger, adapter, base, aligned = columns(text)
+    assert said[0] == 3  # asked, aligned, adapter
     assert worst == (8, n + 1)
     assert ledger == (4, owners)
     assert adapter == base == aligned == (3, n)
@@ -151,7 +152,7 @@ def test_an_installed_package_brings_its_own_templates(tmp_path: Path) -> None:
     package = Path(markdown.__file__).parents[1]
     installed = tmp_path / "safety_gate"
     shutil.copytree(package / "report", installed / "report")
-    for name in ("__init__.py", "errors.py", "records.py"):
+    for name in ("__init__.py", "errors.py", "rates.py", "behaviour.py", "records.py"):
         shutil.copy(package / name, installed / name)
     shutil.copytree(markdown.templates_folder(), installed / "templates")
     shutil.copy(Path(__file__).with_name("sample_reports.py"), tmp_path)

@@ -11,7 +11,8 @@ from safety_gate.report.inert import Name, Prose
 from safety_gate.report.summary import figure
 
 MOST_CATEGORIES = 12
-MOST_ANSWERS = 200
+MOST_ANSWERS = 40  # the JSON report has all
+SHORT = 12  # hex digits of a digest; the whole one is in the JSON report
 _NOTHING = Prose("–")
 
 Cell: TypeAlias = Prose
@@ -53,7 +54,7 @@ class Spoken:
     rows: tuple[Row, ...]
     lost: tuple[Lost, ...]  # by category, of the first variant after aligned; worst first
     quoted: tuple[Quoted, ...]
-    source: tuple[Prose | Name, ...]  # which questions, and how they were asked
+    source: tuple[tuple[Prose, Name], ...]  # which questions, and how they were asked
     judges: tuple[tuple[Name, Prose, Name, Prose], ...]  # name, kind, revision, scale
 
 
@@ -194,19 +195,16 @@ def _quoted(fact: BehaviourFact) -> tuple[Quoted, ...]:
     )[:MOST_ANSWERS]
 
 
-def _source(fact: BehaviourFact) -> tuple[Prose | Name, ...]:
+def _source(fact: BehaviourFact) -> tuple[tuple[Prose, Name], ...]:
     harmful = sum(prompt.intent == "harmful" for prompt in fact.prompts)
     return (
-        Prose(f"{harmful} harmful questions and {len(fact.prompts) - harmful} look-alikes from"),
-        Name(fact.prompt_set),
-        Prose("sha256"),
-        Name(fact.prompt_digest[:12]),
-        Prose("openings from"),
-        Name(fact.openings),
-        Prose("sha256"),
-        Name(fact.openings_digest[:12]),
-        Prose("chat template sha256"),
-        Name(fact.template_sha256[:12]),
-        Prose(f"asked in {fact.precision} on"),
-        Name(fact.device),
+        (
+            Prose(f"{harmful} harmful questions, {len(fact.prompts) - harmful} look-alikes"),
+            Name(fact.prompt_set),
+        ),
+        (Prose("their sha256"), Name(fact.prompt_digest[:SHORT])),
+        (Prose("openings"), Name(fact.openings)),
+        (Prose("their sha256"), Name(fact.openings_digest[:SHORT])),
+        (Prose("chat template sha256"), Name(fact.template_sha256[:SHORT])),
+        (Prose(f"asked in {fact.precision}"), Name(fact.device)),
     )
