@@ -96,7 +96,8 @@ def claimed(adapter: Source) -> str:
 
 
 def _place(name: str) -> Where:
-    found = parse_location(name)
+    # A folder of this name could come with a stranger's pull request.
+    found = parse_location(name, shadowing="refuse")
     return found if isinstance(found, HubPlace) else found.path
 
 

@@ -246,23 +246,3 @@ def test_real_gate_judges_folders_of_the_workspace(desk: Desk) -> None:
     assert one["report"]["policy"]["origin"] == "preset default"
     assert one["report"]["total"]["coverage"] == 1.0
     assert record["exit_code"] == status
-
-
-@pytest.mark.parametrize(
-    ("inputs", "words"),
-    [
-        ({"base": ""}, "base checkpoint is not named"),
-        ({"behaviour": "openings"}, "behaviour"),
-        ({"repair": "auto"}, "repair"),
-        ({"adapter": "org/name@main"}, "reads folders only"),
-    ],
-)
-def test_what_the_gate_cannot_do_is_undecided(
-    desk: Desk, inputs: dict[str, Any], words: str
-) -> None:
-    from safety_gate.action.judging import judge_with_gate
-
-    job = desk.job(**inputs)
-    world = World(stream=io.StringIO(), judge=judge_with_gate, now=NOW, patience=desk.patience)
-    assert act(job.environment, world) == 3
-    assert words in job.summary.read_text().replace("`", "")

@@ -14,7 +14,7 @@ from safety_gate.errors import BadPolicy
 from safety_gate.policy.action_settings import ActionSettings, read_settings
 
 ROOT = Path(__file__).parent.parent
-# As issue 4 lists them.
+# As they were agreed; prompts and openings came with behaviour.
 ISSUE_INPUTS = [
     "adapter",
     "base",
@@ -23,6 +23,8 @@ ISSUE_INPUTS = [
     "policy",
     "preset",
     "behaviour",
+    "prompts",
+    "openings",
     "repair",
     "publish-repaired",
     "fail-on",
@@ -216,7 +218,7 @@ def test_defaults() -> None:
     assert (usual.comment, usual.gate_id) == ("always", "safety-gate")
     assert (usual.check_run, usual.commit_status, usual.sarif_upload) == (False, False, False)
     assert usual.adapter == ()
-    assert (usual.behaviour, usual.repair, usual.publish_repaired) == ("off", "off", "off")
+    assert (usual.behaviour, usual.repair, usual.publish_repaired) == ("auto", "off", "off")
 
 
 @pytest.mark.parametrize(

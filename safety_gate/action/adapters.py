@@ -8,6 +8,7 @@ from safety_gate.action.event import heads_of
 from safety_gate.action.job import Job
 from safety_gate.action.judging import Result, Task, undecided
 from safety_gate.action.policy_source import PolicySource
+from safety_gate.action.questions import Questions, read_questions
 from safety_gate.action.repository import Repository
 from safety_gate.action.workflow_commands import Log
 from safety_gate.action.world import World
@@ -41,11 +42,12 @@ def judge_adapters(
     try:
         found = find_adapters(job.options.adapter, job.event, job.runner.workspace, repository)
         _check_head(job, log)
+        questions = read_questions(job, repository)
     except GateError as error:
         return stopped(error)
     log.say(f"To judge: {found.how}.")
     names = list(found.adapters)
-    results = [_judged(name, job, policy, world, log) for name in names]
+    results = [_judged(name, job, policy, questions, world, log) for name in names]
     if not found.seen:
         names.append(WORKSPACE)
         results.append(Result(report=undecided(nothing_seen(found))))
@@ -83,19 +85,23 @@ def _check_head(job: Job, log: Log) -> None:
     log.say(f"Note: {error}")
 
 
-def _judged(name: str, job: Job, policy: PolicySource, world: World, log: Log) -> Result:
+def _judged(  # noqa: PLR0913
+    name: str, job: Job, policy: PolicySource, questions: Questions, world: World, log: Log
+) -> Result:
     """Judge one adapter; the gate's own output may hold a stranger's text."""
     log.say(f"Judging {name}")
     try:
         with log.stopped():
-            result = world.judge(_task(name, job, policy, world))
+            result = world.judge(_task(name, job, policy, questions, world))
     except GateError as error:
         result = Result(report=undecided(error))
     log.say(f"{name}: {result.report.verdict.word}")
+    for note in result.notes:
+        log.say(f"{name}: {note}")
     return result
 
 
-def _task(name: str, job: Job, policy: PolicySource, world: World) -> Task:
+def _task(name: str, job: Job, policy: PolicySource, questions: Questions, world: World) -> Task:
     wanted = job.options
     return Task(
         adapter=name,
@@ -104,6 +110,8 @@ def _task(name: str, job: Job, policy: PolicySource, world: World) -> Task:
         aligned=wanted.aligned,
         safety_adapter=wanted.safety_adapter,
         behaviour=wanted.behaviour,
+        prompts=questions.prompts,
+        openings=questions.openings,
         repair=wanted.repair,
         publish_repaired=wanted.publish_repaired,
         policy=policy.data,

@@ -43,12 +43,18 @@ INPUTS: tuple[Input, ...] = (
     ),
     Input(
         name="base",
-        description="Checkpoint before alignment: a folder, or a Hub repository.",
+        description=(
+            "Checkpoint before alignment: a folder, or a Hub repository as org/name@revision or"
+            " hf://org/name. Left out: that of the known pair."
+        ),
         in_policy=True,
     ),
     Input(
         name="aligned",
-        description=("Checkpoint that the adapter was trained on: a folder, or a Hub repository."),
+        description=(
+            "Checkpoint that the adapter was trained on, named like base."
+            " Left out: looked up by what the adapter says it was trained on."
+        ),
         in_policy=True,
     ),
     Input(
@@ -69,14 +75,33 @@ INPUTS: tuple[Input, ...] = (
     ),
     Input(
         name="behaviour",
-        description=("What to ask the model itself: off, openings or generate. Left out: off."),
-        default="off",
+        description=(
+            "What to ask the model itself: off, openings, generate, or auto, which asks for"
+            " openings and rests on the weights where the model cannot be asked. Left out: auto."
+        ),
+        default="auto",
+        in_policy=True,
+    ),
+    Input(
+        name="prompts",
+        description=(
+            "Questions to ask, a JSONL file in this repository; on a pull request its base branch"
+            " has the say. Left out: the built-in questions, in English."
+        ),
+        in_policy=True,
+    ),
+    Input(
+        name="openings",
+        description=(
+            "Beginnings of answers, a JSON file, read like prompts. Left out: the built-in ones."
+        ),
         in_policy=True,
     ),
     Input(
         name="repair",
         description=(
-            "How to repair a blocked adapter: off, auto, or a method by name. Left out: off."
+            "How to repair a blocked adapter: off, auto, guard, safemerge, safelora, unrevert or"
+            " drop. Left out: off."
         ),
         default="off",
         in_policy=True,

@@ -6,12 +6,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from safety_gate import __version__
-from safety_gate.action.inputs import BadInput
-from safety_gate.errors import GateError, MissingFile
+from safety_gate.action.changed import is_hub
+from safety_gate.errors import GateError
+from safety_gate.policy.file import PolicyText
 from safety_gate.records import Finding, PlaceKind, Report, Undecided, finding_from
+from safety_gate.sources.hub_names import HubPlace, parse_location
+
+if TYPE_CHECKING:
+    from safety_gate.asking import Mode
+    from safety_gate.gate import Request
+    from safety_gate.places import Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +27,12 @@ class Task:
 
     adapter: str  # folder relative to the workspace, or Hub repository
     on_hub: bool  # which of the two
-    base: str
+    base: str  # empty: looked up among the known pairs
     aligned: str
     safety_adapter: str
     behaviour: str
+    prompts: bytes | None  # of the file of questions; None: the built-in ones
+    openings: bytes | None
     repair: str
     publish_repaired: str
     policy: bytes
@@ -41,6 +50,7 @@ class Result:
     report: Report
     repaired_path: str = ""  # folder in the workspace
     repaired_url: str = ""
+    notes: tuple[str, ...] = ()  # our own words, for the log
 
 
 Judge: TypeAlias = Callable[[Task], Result]
@@ -64,70 +74,84 @@ def undecided(error: GateError, place: PlaceKind = "adapter") -> Report:
 
 
 def judge_with_gate(task: Task) -> Result:
-    """Judge folders of the workspace.
-
-    Hub repositories, behaviour and repair come with their rooms; until then what cannot be done
-    is refused, and never passed over.
+    """Judge a folder of the workspace, or a repository on the Hub; repair it where that is asked.
 
     Raises:
-        GateError: a checkpoint is not named, or something is asked that cannot be done.
+        GateError: a place is named that cannot be one.
     """
-    _refuse_unknown(task)
-    base, aligned = _folder(task, "base", task.base), _folder(task, "aligned", task.aligned)
     from safety_gate import gate  # torch comes with it
+    from safety_gate.action.mending import mended
 
-    with tempfile.TemporaryDirectory(prefix="safety-gate-policy-") as private:
-        policy = Path(private) / "policy.yml"
-        policy.write_bytes(task.policy)
-        report = gate.judge(
-            gate.Request(
-                adapter=task.workspace / task.adapter,
-                base=base,
-                aligned=aligned,
-                policy=policy,
-                workers=len(os.sched_getaffinity(0)),
-                today=task.today,
-            )
-        )
-    return Result(report=_renamed(report, {str(policy): task.policy_origin}, task))
+    with tempfile.TemporaryDirectory(prefix="safety-gate-action-") as private:
+        request = _request(task, Path(private))
+        if task.repair == "off":
+            result = Result(report=gate.judge(request))
+        else:
+            result = mended(task, request, place_of(task, task.safety_adapter))
+        names = {f"{private}/": "", f"{task.workspace}/": ""}
+    return replace(result, report=_renamed(result.report, names))
 
 
-def _folder(task: Task, name: str, location: str) -> Path:
-    if not location:
-        raise MissingFile(
-            f"the {name} checkpoint is not named",
-            where=name,
-            expected="a folder, or a Hub repository",
-            hint=f"Give the input {name}, or set it under action: in the policy file.",
-        )
-    return task.workspace / location
+def _request(task: Task, private: Path) -> "Request":
+    from safety_gate import gate
+    from safety_gate.asking import Ask
+
+    def kept(name: str, data: bytes | None) -> Path | None:
+        if data is None:
+            return None
+        path = private / name
+        path.write_bytes(data)
+        return path
+
+    adapter = place_of(task, task.adapter)
+    if adapter is None:
+        raise AssertionError("a task without an adapter")
+    return gate.Request(
+        adapter=adapter,
+        base=place_of(task, task.base),
+        aligned=place_of(task, task.aligned),
+        cache=task.workspace / task.cache_dir if task.cache_dir else None,
+        policy=PolicyText(data=task.policy, origin=task.policy_origin),
+        workers=len(os.sched_getaffinity(0)),
+        today=task.today,
+        ask=Ask(
+            mode=_mode(task.behaviour),
+            prompts=kept("prompts.jsonl", task.prompts),
+            openings=kept("openings.json", task.openings),
+        ),
+    )
 
 
-def _refuse_unknown(task: Task) -> None:
-    asked = {"behaviour": task.behaviour, "repair": task.repair}
-    asked["publish-repaired"] = task.publish_repaired
-    for name, value in asked.items():
-        if value != "off":
-            raise BadInput(
-                "this version cannot do that yet",
-                where=name,
-                got=value,
-                expected="off",
-                hint=f"Leave {name} out.",
-            )
-    if task.on_hub:
-        raise BadInput(
-            "this version reads folders only",
-            where="adapter",
-            got=task.adapter,
-            expected="a folder of the workspace",
-            hint="Download the adapter in an earlier step.",
-        )
+def place_of(task: Task, text: str) -> "Where | None":
+    """Return a repository where a text says so itself, else a folder of the workspace.
+
+    A plain a/b is a folder: a pull request that deletes the folder must not put a stranger's
+    repository of that name in its place, nor one that adds it a folder in a repository's.
+
+    Raises:
+        BadLocation: hf:// with a name that is none.
+    """
+    if not text:
+        return None
+    if is_hub(text):
+        place = parse_location(text)
+        if isinstance(place, HubPlace):
+            return place
+    return task.workspace / text
 
 
-def _renamed(report: Report, names: dict[str, str], task: Task) -> Report:
+def _mode(behaviour: str) -> "Mode":
+    modes: dict[str, Mode] = {
+        "off": "none",
+        "auto": "auto",
+        "openings": "openings",
+        "generate": "generate",
+    }
+    return modes[behaviour]
+
+
+def _renamed(report: Report, names: dict[str, str]) -> Report:
     """Call files as the workflow does: a path of this container tells a reader nothing."""
-    names = names | {f"{task.workspace}/": ""}
 
     def told(text: str) -> str:
         for path, name in names.items():
@@ -137,11 +161,13 @@ def _renamed(report: Report, names: dict[str, str], task: Task) -> Report:
     def finding(one: Finding) -> Finding:
         return replace(one, place=replace(one.place, name=told(one.place.name)))
 
+    said = report.behaviour
     return replace(
         report,
         findings=tuple(map(finding, report.findings)),
         adapter=report.adapter and replace(report.adapter, name=told(report.adapter.name)),
         base=report.base and replace(report.base, name=told(report.base.name)),
         aligned=report.aligned and replace(report.aligned, name=told(report.aligned.name)),
-        policy=report.policy and replace(report.policy, origin=told(report.policy.origin)),
+        behaviour=said
+        and replace(said, prompt_set=told(said.prompt_set), openings=told(said.openings)),
     )

@@ -12,6 +12,8 @@ Failing: TypeAlias = Literal["blocked", "undecided"]
 
 FAILING: tuple[Failing, ...] = ("blocked", "undecided")
 PRESETS = ("default", "paper")
+BEHAVIOUR = ("off", "auto", "openings", "generate")
+REPAIR = ("off", "auto", "guard", "safemerge", "safelora", "unrevert", "drop")
 PUBLISH_REPAIRED = ("off", "pull-request", "branch", "repo")
 _BOOLS = {"true": True, "false": False}
 
@@ -25,6 +27,8 @@ class Options:
     aligned: str
     safety_adapter: str
     behaviour: str
+    prompts: str
+    openings: str
     repair: str
     publish_repaired: str
     fail_on: frozenset[Failing]
@@ -62,8 +66,10 @@ def options(choices: Mapping[str, Choice]) -> Options:
         base=text("base"),
         aligned=text("aligned"),
         safety_adapter=text("safety-adapter"),
-        behaviour=text("behaviour"),
-        repair=text("repair"),
+        behaviour=_one_of(choices["behaviour"], BEHAVIOUR),
+        prompts=text("prompts"),
+        openings=text("openings"),
+        repair=_one_of(choices["repair"], REPAIR),
         publish_repaired=_one_of(choices["publish-repaired"], PUBLISH_REPAIRED),
         fail_on=fail_on,
         comment=_mode(choices["comment"]),

@@ -25,6 +25,8 @@ class ActionSettings(Part):
     aligned: Location | None = None
     safety_adapter: Location | None = None
     behaviour: Word | None = None
+    prompts: Location | None = None
+    openings: Location | None = None
     repair: Word | None = None
     fail_on: Annotated[tuple[Literal["blocked", "undecided"], ...], Field(max_length=2)] | None = (
         None
