@@ -19,7 +19,7 @@ MAX_BYTES = 2**20
 MAX_DEPTH = 16
 HINT = (
     "Give --base and --aligned, or add the pair under models: in the policy file; "
-    "docs/hub.md lists the pairs that are known."
+    "docs/hub.md says which pairs are known."
 )
 
 

@@ -20,7 +20,11 @@ pytest_plugins = ("tests.loopback_hub.fixtures",)
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "examples" / "tiny"
 QUESTIONS = {"q/prompts.jsonl": "prompts.jsonl", "q/openings.json": "openings.json"}
-ASKED = {"behaviour": "openings", "prompts": "q/prompts.jsonl", "openings": "q/openings.json"}
+ASKED: dict[str, Any] = {
+    "behaviour": "openings",
+    "prompts": "q/prompts.jsonl",
+    "openings": "q/openings.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def with_questions(desk: Desk) -> None:
         desk.hosted.contents[desk.base, path] = (TINY / name).read_bytes()
 
 
-REMOTE = {"base": "hf://acme/base", "aligned": "hf://acme/aligned"}
+REMOTE: dict[str, Any] = {"base": "hf://acme/base", "aligned": "hf://acme/aligned"}
 
 
 def test_an_adapter_on_the_hub_is_blocked_for_its_answers(desk: Desk, hub: LoopbackHub) -> None:

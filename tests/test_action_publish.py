@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from safety_gate.action.judging import Result, Task
 from safety_gate.action.report_reader import BadReport, read_report
 from safety_gate.action.run import act
 from safety_gate.action.run_record import exit_code_of, read_run, to_run_json
+from safety_gate.action.task import Result, Task
 from safety_gate.action.world import World
 from safety_gate.publish.publication import Publication
 from safety_gate.records import Report

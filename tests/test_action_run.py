@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from safety_gate.action.judging import Result, Task
 from safety_gate.action.run import act
+from safety_gate.action.task import Result, Task
 from safety_gate.action.world import World
 from tests.loopback_github import Fault, LoopbackGitHub
 from tests.loopback_github.desk import CONFIG, NOW, NUMBER, Desk, make_desk

@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from safety_gate.checkpoint import Checkpoint
-from safety_gate.errors import GateError
+from safety_gate.errors import ChangedWhileRead, GateError
+from safety_gate.places import fact_of
 from safety_gate.sources.folder import FolderSource
 from safety_gate.sources.hub import HubLimits, HubSource
 from safety_gate.sources.hub_ahead import AheadLimits
 from safety_gate.sources.hub_plan import Span
 from safety_gate.tensors import read_tensor
+from safety_gate.weights import Stored
 from tests.loopback_hub import Fault, LoopbackHub
 from tests.loopback_hub.history import Storage
 from tests.loopback_hub.quick import quick_client
@@ -59,9 +61,8 @@ def spans_of(checkpoint: Checkpoint) -> list[Span]:
     """Return the tensors in the order of the model, as the gate plans them."""
     spans = []
     for name in checkpoint.names:
-        entry = checkpoint.entry(name)
-        path = checkpoint.places[name].path
-        spans.append(Span(path=path, start=entry.start, stop=entry.stop))
+        (extent,) = checkpoint.extents(name)
+        spans.append(Span(path=extent.path, start=extent.start, stop=extent.stop))
     return spans
 
 
@@ -77,8 +78,9 @@ def test_every_tensor_is_the_same(hub: LoopbackHub, folder: Path, storage: Stora
         assert remote.plan(spans_of(there)).bytes == sum(e.size for e in spans_of(here))
         for name in here.names:
             a, b = (
-                read_tensor(checkpoint.source, checkpoint.places[name], checkpoint.entry(name))
-                for checkpoint in (here, there)
+                read_tensor(weight.source, weight.file, weight.entry)
+                for weight in (here.weights[name], there.weights[name])
+                if isinstance(weight, Stored)
             )
             assert torch.equal(a, b)
         facts = here.fact(hash_files=True), there.fact(hash_files=True)
@@ -167,3 +169,19 @@ def test_a_large_header(hub: LoopbackHub, tmp_path: Path) -> None:
     upload(hub, tmp_path)
     with closing(HubSource(REPO, client=quick_client(hub), limits=LIMITS)) as source:
         assert len(Checkpoint.open(source, "base").names) == 4000
+
+
+def test_whole_files_are_compared_with_the_commit(hub: LoopbackHub, folder: Path) -> None:
+    """Ranges carry no digest of their own; --hash-checkpoints reads the file and compares it."""
+    upload(hub, folder)
+    with closing(HubSource(REPO, client=quick_client(hub), limits=LIMITS)) as source:
+        checkpoint = Checkpoint.open(source, "base")
+        assert fact_of(checkpoint, whole=True).files[1].sha256
+        hub.faults.add(Fault(route="cdn", times=None, corrupt=True))
+        fact_of(checkpoint, whole=False)
+    with closing(HubSource(REPO, client=quick_client(hub), limits=LIMITS)) as source:
+        hub.faults.clear()
+        checkpoint = Checkpoint.open(source, "base")
+        hub.faults.add(Fault(route="cdn", times=None, corrupt=True))
+        with pytest.raises(ChangedWhileRead, match="not those of the commit"):
+            fact_of(checkpoint, whole=True)

@@ -6,10 +6,10 @@ from safety_gate.action import git
 from safety_gate.action.changed import Found, find_adapters, is_hub, nothing_seen
 from safety_gate.action.event import heads_of
 from safety_gate.action.job import Job
-from safety_gate.action.judging import Result, Task, undecided
 from safety_gate.action.policy_source import PolicySource
 from safety_gate.action.questions import Questions, read_questions
 from safety_gate.action.repository import Repository
+from safety_gate.action.task import Result, Task, undecided
 from safety_gate.action.workflow_commands import Log
 from safety_gate.action.world import World
 from safety_gate.errors import GateError, SourceError

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from safety_gate import gate
-from safety_gate.action.judging import Result, Task
+from safety_gate.action.task import Result, Task
 from safety_gate.errors import GateError, UnsafePath
 from safety_gate.places import Where
 from safety_gate.publish.hub_parcel import Way

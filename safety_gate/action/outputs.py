@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safety_gate.action.judging import Result
+from safety_gate.action.task import Result
 from safety_gate.publish.publication import Publication
 
 

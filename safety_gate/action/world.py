@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass
 from typing import TextIO
 
-from safety_gate.action.judging import Judge
+from safety_gate.action.task import Judge
 from safety_gate.publish.github import Patience
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from safety_gate.action.judging import Result, Task
 from safety_gate.action.run import act
+from safety_gate.action.task import Result, Task
 from safety_gate.action.world import World
 from safety_gate.publish.github import Patience
 from safety_gate.records import Report
