@@ -57,7 +57,7 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        code = "from safety_gate.bot.commands import serve; serve()"
+        code = "from safety_gate.cli_bot import serve; serve()"
         arguments = ["--port", str(self.port), "--database", self._database]
         environ = {**os.environ, "SAFETY_GATE_WEBHOOK_SECRET": SECRET}
         self._process = subprocess.Popen(

@@ -1,15 +1,19 @@
 """Jobs against kill -9 of all workers at once: none lost, none stuck, never two of one repository.
 
+A job that a killed worker held is stuck until its lease ends; how long that took is measured.
+
     python -m benchmarks.bot_kills [--store sqlite|postgres] [--jobs 1000] [--kills 10]
 
 With PostgreSQL, the server itself is killed once as well, between two kills of the workers.
 """
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,9 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from safety_gate.jobs.facts import Rules, Wanted
 from safety_gate.jobs.journal import Silent
@@ -127,6 +134,52 @@ class Crew:
             process.wait()
 
 
+class Stuck:
+    """Sees how long the jobs of killed workers stay in dead hands."""
+
+    def __init__(self, url: str) -> None:
+        """Look into this database."""
+        self._url = url
+        self._threads: list[threading.Thread] = []
+        self.delays: list[float] = []  # seconds from a kill until its last job was back in the line
+
+    def watch(self) -> None:
+        """Note what is in dead hands now, and follow it."""
+        began, held = time.monotonic(), set(self._held())
+        if held:
+            thread = threading.Thread(target=self._follow, args=(began, held), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _follow(self, began: float, held: set[tuple[int, int]]) -> None:
+        ends = time.monotonic() + PATIENCE_S
+        while held & set(self._held()):
+            assert time.monotonic() < ends, "stuck for ever"
+            time.sleep(0.02)
+        self.delays.append(time.monotonic() - began)
+
+    def _held(self) -> list[tuple[int, int]]:
+        try:
+            return _rows(self._url, "select id, attempt from sg_job where state = 'running'")
+        except psycopg.OperationalError:  # the server was killed as well: nothing is known yet
+            return [(-1, -1)]
+
+    def wait(self) -> float:
+        """Return the longest delay."""
+        for thread in self._threads:
+            thread.join()
+        return max(self.delays, default=0.0)
+
+
+def _rows(url: str, sql: str) -> list[Any]:
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)
+        with contextlib.closing(connection):
+            return connection.execute(sql).fetchall()
+    with psycopg.connect(url) as pg:
+        return list(pg.execute(sql.encode()).fetchall())
+
+
 def _fill(url: str, jobs: int) -> None:
     store, eyes = open_store(url, RULES), StillEyes()
     events = []
@@ -149,12 +202,13 @@ def _done(url: str) -> tuple[int, int]:
 def _storm(
     url: str, folder: Path, given: argparse.Namespace, server: jobs_postgres.Postgres | None
 ) -> None:
-    crew = Crew(url, folder, given.workers)
+    crew, stuck = Crew(url, folder, given.workers), Stuck(url)
     crew.start()
     began = time.monotonic()
     for kill in range(1, given.kills + 1):
         _until(url, given.jobs * kill // (given.kills + 1))
         crew.kill()
+        stuck.watch()
         if server is not None and kill == given.kills // 2:
             crew.start()
             time.sleep(2.5)
@@ -164,6 +218,7 @@ def _storm(
         crew.start()
     _until(url, given.jobs)
     waited = time.monotonic() - began
+    longest = stuck.wait()
     crew.kill()
     done, verdicts = _done(url)
     two = len(list(folder.glob("*.two-at-once")))
@@ -172,23 +227,14 @@ def _storm(
         f"{given.store}: {given.jobs} jobs, {given.workers} workers, {given.kills} kills of all"
         f"{' and one of PostgreSQL' if server else ''}: {given.jobs - done} lost or stuck,"
         f" {verdicts} verdicts, {two} repositories with two at once,"
-        f" {again} leases beyond the first, {waited:.0f} s"
+        f" {again} leases beyond the first, {waited:.0f} s; jobs of killed workers were back in the"
+        f" line after {longest:.2f} s at most, with a lease of {RULES.lease_s:g} s"
     )
     assert (done, verdicts, two) == (given.jobs, given.jobs, 0)
 
 
 def _again(url: str, jobs: int) -> int:
-    if url.startswith("sqlite"):
-        import sqlite3
-
-        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-            return int(connection.execute("select sum(attempt) from sg_job").fetchone()[0]) - jobs
-    import psycopg
-
-    with psycopg.connect(url) as pg:
-        row = pg.execute("select sum(attempt) from sg_job").fetchone()
-        assert row is not None
-        return int(row[0]) - jobs
+    return int(_rows(url, "select sum(attempt) from sg_job")[0][0]) - jobs
 
 
 def _until(url: str, jobs: int) -> None:

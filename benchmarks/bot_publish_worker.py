@@ -81,10 +81,10 @@ class DyingStore:
         """Pass everything else on."""
         return getattr(self._store, name)
 
-    def decide(self, lease: Lease, word: str, report: str) -> bool:
+    def decide(self, lease: Lease, word: str, report: str, repaired: str = "") -> bool:
         """Keep a verdict, with a kill before or after."""
         killed("decide-before", self._kill_at)
-        kept = self._store.decide(lease, word, report)
+        kept = self._store.decide(lease, word, report, repaired)
         killed("decide-after", self._kill_at)
         return kept
 

@@ -1,53 +1,98 @@
 """Speed and memory of `safety-gate check` on a 1.1B-shaped pair, as ratios within one run.
 
-    python -m benchmarks.speed [--folder out/bench]
+    python -m benchmarks.speed [--folder out/bench] [--layers 4]
 
 Prints the time to read the weights once, the engine's time, the whole process, its peak anonymous
 memory, the published formula written plainly (C and dW formed, float32) on one module of each
-shape scaled up to all, and the cosines' distance from a dense float64 formula.
+shape scaled up to all, the cosines' distance from a dense float64 formula, and what several
+adapters cost in one pass. Then the same for the first layers of a 7B-shaped pair. Needs 5 GB of
+disk, and 1 GB for each of these layers.
+
+How fast the page cache gives bytes depends on how large its pages came to be: on one machine
+8.8 GB/s just after writing the files and 25 GB/s after reading them from disk again. So look at
+the rate beside each ratio.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from benchmarks.synthetic import ONE_BILLION, Shape, build
+from benchmarks.synthetic import ONE_BILLION, SEVEN_BILLION, Shape, build
 from safety_gate.adapter.ledger import open_adapter
 from safety_gate.checkpoint import Checkpoint
-from safety_gate.engine import Scored, score_modules
+from safety_gate.engine import ModuleTask, Scored, score_modules
 from safety_gate.records import Drift
 from safety_gate.sources.folder import FolderSource
 from safety_gate.tasks import tasks_of
 
 REPEATS = 3
+MANY = 16  # adapters of one base
+RANKS = (8, 32)  # at which they are compared with one
 
 
-def engine_run(folder: Path, workers: int, *, quick: bool) -> tuple[float, dict[str, Drift]]:
-    """Return the engine's seconds, the best of three in this process, and every module's drift."""
-    base = Checkpoint.open(FolderSource(folder / "base"), "base")
-    aligned = Checkpoint.open(FolderSource(folder / "aligned"), "aligned")
-    with tempfile.TemporaryDirectory() as private:
-        adapter = open_adapter(
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a run took, the best of some."""
+
+    wall: float  # seconds
+    cpu: float  # seconds of all threads; what other processes take meanwhile is not in it
+
+
+class Pair:
+    """A synthetic pair and its adapter, open."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder that ``build`` wrote."""
+        self.base = Checkpoint.open(FolderSource(folder / "base"), "base")
+        self.aligned = Checkpoint.open(FolderSource(folder / "aligned"), "aligned")
+        self._private = tempfile.TemporaryDirectory()
+        self._adapter = open_adapter(
             FolderSource(folder / "adapter"),
-            shapes=aligned.shapes,
-            model_type=aligned.model_type,
-            snapshot_dir=Path(private) / "adapter",
+            shapes=self.aligned.shapes,
+            model_type=self.aligned.model_type,
+            config=self.aligned.config,
+            snapshot_dir=Path(self._private.name) / "adapter",
         )
-        tasks = tasks_of(adapter)
-        times = []
-        for _ in range(REPEATS):
-            began = time.perf_counter()
-            outcomes = score_modules(tasks, base, aligned, workers=workers, quick=quick)
-            times.append(time.perf_counter() - began)
-    return min(times), {o.score.module: o.score.drift for o in outcomes if isinstance(o, Scored)}
+        self.tasks = tasks_of(self._adapter)
+
+    def adapters(self, count: int, rank: int) -> list[ModuleTask]:
+        """Return the work of several adapters of a rank."""
+        return [
+            dataclasses.replace(task, rank=rank, factors=partial(_cut, task, rank, number))
+            for number in range(count)
+            for task in self.tasks
+        ]
+
+    def run(
+        self, tasks: Sequence[ModuleTask], workers: int, *, quick: bool, repeats: int = REPEATS
+    ) -> tuple[Times, dict[str, Drift]]:
+        """Return the engine's time in this process, and every module's drift."""
+        walls, cpus = [], []
+        for _ in range(repeats):
+            began, cpu = time.perf_counter(), time.process_time()
+            outcomes = score_modules(tasks, self.base, self.aligned, workers=workers, quick=quick)
+            walls.append(time.perf_counter() - began)
+            cpus.append(time.process_time() - cpu)
+        drifts = {o.score.module: o.score.drift for o in outcomes if isinstance(o, Scored)}
+        return Times(min(walls), min(cpus)), drifts
+
+
+def _cut(task: ModuleTask, rank: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first columns of an adapter, mixed so that no two adapters are equal."""
+    a, b = task.factors()
+    return a[:rank].roll(number, dims=1), b[:, :rank]
 
 
 def moved(quick: dict[str, Drift], exact: dict[str, Drift], metric: str) -> float:
@@ -97,11 +142,11 @@ def peak_anonymous(process: "subprocess.Popen[bytes]") -> int:
     return peak
 
 
-def whole_process(folder: Path, output: Path) -> tuple[float, int]:
+def whole_process(folder: Path, output: Path, adapters: int = 1) -> tuple[float, int]:
     """Return (seconds, peak anonymous bytes) of the command as a user types it."""
-    command = [sys.executable, "-m", "safety_gate", "check", str(folder / "adapter")]
+    command = [sys.executable, "-m", "safety_gate", "check", *[str(folder / "adapter")] * adapters]
     command += ["--base", str(folder / "base"), "--aligned", str(folder / "aligned")]
-    command += ["--format", "json", "--output", str(output)]
+    command += ["--ask", "none", "--format", "json", "--output", str(output)]
     began = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     peak = peak_anonymous(process)
@@ -168,39 +213,86 @@ def help_time() -> float:
     return best(["-m", "safety_gate", "--help"]) - best(["-c", "pass"])
 
 
-def main() -> None:
-    """Print the figures."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--folder", type=Path, default=Path("out/bench"))
-    folder = parser.parse_args().folder / ONE_BILLION.name
+def one_billion(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield the figures of the 1.1B-shaped pair."""
     build(ONE_BILLION, folder)
     report = folder / "report.json"
     read, count = min(read_once(folder, ONE_BILLION) for _ in range(REPEATS))
     whole, peak = min(whole_process(folder, report) for _ in range(REPEATS))
-    one, _ = engine_run(folder, 1, quick=True)
-    two, quick = engine_run(folder, 2, quick=True)
-    slow, exact = engine_run(folder, 2, quick=False)
+    pair = Pair(folder)
+    one, _ = pair.run(pair.tasks, 1, quick=True)
+    two, quick = pair.run(pair.tasks, 2, quick=True)
+    slow, exact = pair.run(pair.tasks, 2, quick=False)
+    half, _ = pair.run(pair.tasks[: len(pair.tasks) // 2], 2, quick=True)
     dense = dense_road(folder, ONE_BILLION)
-    error = cosine_error(folder, ONE_BILLION, report)
-    rows = {
-        "bytes of weights read (GB)": count / 1e9,
-        "read the same bytes once (s)": read,
-        "engine, 1 thread (s)": one,
-        "engine, 2 threads (s)": two,
-        "engine, 2 threads, float32 only (s)": slow,
-        "engine / read, 2 threads": two / read,
-        "whole process (s)": whole,
-        "peak anonymous memory (MB)": peak / 1e6,
-        "published formula, scaled up (s)": dense,
-        "published formula / engine": dense / two,
-        "--help beyond the interpreter (s)": help_time(),
-        "largest cosine error against float64": error,
-        "bfloat16 moves cosines by at most": moved(quick, exact, "cosine"),
-        "bfloat16 moves reversions by at most": moved(quick, exact, "reversion"),
-        "bfloat16 moves residuals by at most": moved(quick, exact, "residual"),
-    }
-    for label, value in rows.items():
-        print(f"{label:40} {value:.3g}")
+    yield "bytes of weights read (GB)", count / 1e9
+    yield "read the same bytes once (s)", read
+    yield "the same (GB/s)", count / read / 1e9
+    yield "engine, 1 thread (s)", one.wall
+    yield "engine, 2 threads (s)", two.wall
+    yield "engine, 2 threads, float32 only (s)", slow.wall
+    yield "the same in CPU seconds, 1 thread", one.cpu
+    yield "... 2 threads", two.cpu
+    yield "... 2 threads, float32 only", slow.cpu
+    yield "engine / read, 2 threads", two.wall / read
+    yield "engine / read, 2 threads, float32 only", slow.wall / read
+    yield "1 thread / 2 threads", one.wall / two.wall
+    yield "half of the bytes / all, in time", half.wall / two.wall
+    yield "whole process (s)", whole
+    yield "whole process - engine (s)", whole - two.wall
+    yield "peak anonymous memory (MB)", peak / 1e6
+    yield "published formula, scaled up (s)", dense
+    yield "published formula / engine", dense / two.wall
+    yield "--help beyond the interpreter (s)", help_time()
+    yield "largest cosine error against float64", cosine_error(folder, ONE_BILLION, report)
+    for metric in ("cosine", "reversion", "residual"):
+        yield f"bfloat16 moves {metric}s by at most", moved(quick, exact, metric)
+    yield from many(pair, folder)
+
+
+def many(pair: Pair, folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield what several adapters of one base cost."""
+    for rank in RANKS:
+        one, _ = pair.run(pair.adapters(1, rank), 2, quick=True)
+        all_of_them, _ = pair.run(pair.adapters(MANY, rank), 2, quick=True, repeats=1)
+        yield f"{MANY} adapters / 1, rank {rank}", all_of_them.wall / one.wall
+        yield "... in CPU seconds", all_of_them.cpu / one.cpu
+    whole, peak = whole_process(folder, folder / "reports.json", MANY)
+    yield f"whole process, {MANY} adapters, rank 32 (s)", whole
+    yield "... peak anonymous memory (MB)", peak / 1e6
+
+
+def seven_billion(folder: Path, layers: int) -> Iterator[tuple[str, float]]:
+    """Yield the figures of the first layers of a 7B-shaped pair."""
+    shape = dataclasses.replace(SEVEN_BILLION, layers=layers)
+    build(shape, folder)
+    whole, peak = whole_process(folder, folder / "report.json")
+    read, count = min(read_once(folder, shape) for _ in range(REPEATS))
+    pair = Pair(folder)
+    two, _ = pair.run(pair.tasks, 2, quick=True)
+    yield "layers of 32", layers
+    yield "bytes of weights read (GB)", count / 1e9
+    yield "read the same bytes once (s)", read
+    yield "engine, 2 threads (s)", two.wall
+    yield "engine, 2 threads, per GB (s)", two.wall / count * 1e9
+    yield "whole process (s)", whole
+    yield "peak anonymous memory (MB)", peak / 1e6
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=Path("out/bench"))
+    parser.add_argument("--layers", type=int, default=4, help="of the 7B pair; 0: leave it out")
+    given = parser.parse_args()
+    parts = [("1.1B", one_billion(given.folder / ONE_BILLION.name))]
+    if given.layers:
+        name = f"{SEVEN_BILLION.name}-{given.layers}-layers"
+        parts.append((name, seven_billion(given.folder / name, given.layers)))
+    for name, rows in parts:
+        print(f"# {name}")
+        for label, value in rows:
+            print(f"{label:42} {value:.3g}", flush=True)
 
 
 if __name__ == "__main__":

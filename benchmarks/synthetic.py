@@ -62,6 +62,11 @@ ONE_BILLION = Shape(
     name="1.1B", layers=22, hidden=2048, intermediate=5632, kv=256, vocabulary=32000
 )
 
+# Llama-2-7B; a whole pair has 27 GB, so the benchmark builds the first layers of it.
+SEVEN_BILLION = Shape(
+    name="7B", layers=32, hidden=4096, intermediate=11008, kv=4096, vocabulary=32000
+)
+
 
 def build(shape: Shape, folder: Path, *, rank: int = 32) -> None:
     """Write base, aligned and adapter below ``folder``, unless they are there."""

@@ -7,13 +7,15 @@ from typing import Literal, TypeAlias
 from safety_gate.adapter.ledger import Adapter
 from safety_gate.behaviour import BehaviourFact
 from safety_gate.checkpoint import Checkpoint
+from safety_gate.delta.roads import Deltas
 from safety_gate.errors import BadCheckpoint
 from safety_gate.places import Opener, Where, plan_all
+from safety_gate.probe.datasets import Dataset, load_dataset
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.judges import Endpoint, Guard, Judge
 from safety_gate.probe.openings import Beginnings, asked, load_openings
 from safety_gate.probe.precision import dtype_of
-from safety_gate.probe.prompts import load_prompts
+from safety_gate.probe.prompts import PromptSet, load_prompts
 from safety_gate.probe.settings import Generation, Settings
 from safety_gate.probe.utility import load_samples
 from safety_gate.probe.variants import ALIGNED, variant_of
@@ -32,7 +34,7 @@ class Ask:
     """What to ask the model, and how."""
 
     mode: Mode = "none"  # auto: openings, and weights only where the model cannot be asked
-    prompts: Path | None = None  # JSONL; None: the built-in questions
+    prompts: Path | Dataset | None = None  # JSONL, or a dataset; None: the built-in questions
     openings: Path | None = None  # JSON; None: the built-in English ones
     task: Path | None = None  # JSONL of the user's own samples
     device: str = "cpu"
@@ -42,6 +44,7 @@ class Ask:
     judge_model: str = ""
     judge_key: str = field(default="", repr=False)
     keep_text: bool = False  # put written answers into the report
+    half: int | None = None  # 0 or 1: every second question and sample only; None: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,25 @@ class Answered:
     findings: tuple[Finding, ...] = ()
 
 
-def ask(wish: Ask, aligned: Checkpoint, adapter: Adapter, opener: Opener) -> Answered:
+def ask(  # noqa: PLR0913
+    wish: Ask,
+    aligned: Checkpoint,
+    adapter: Adapter,
+    opener: Opener,
+    *,
+    deltas: Deltas | None = None,
+    hash_files: bool = False,
+) -> Answered:
     """Ask the aligned model, and it with the adapter.
+
+    Args:
+        wish: what to ask.
+        aligned: as it was opened.
+        adapter: open.
+        opener: opens the guard model.
+        deltas: what the adapter changes beside plain LoRA, open.
+        hash_files: name aligned by the sha256 of its whole files, which a baseline needs where
+            no commit does.
 
     Where the *aligned* model cannot be asked, mode "auto" says so and goes on with the weights.
     Where only the adapter stands in the way it does not: else an adapter could choose not to be
@@ -65,7 +85,7 @@ def ask(wish: Ask, aligned: Checkpoint, adapter: Adapter, opener: Opener) -> Ans
     """
     if wish.mode == "none":
         return Answered()
-    settings = _settings(wish, opener)
+    settings = settings_of(wish, opener)
     try:
         check_askable(aligned, settings)
     except (CannotProbe, BadCheckpoint) as error:
@@ -73,12 +93,17 @@ def ask(wish: Ask, aligned: Checkpoint, adapter: Adapter, opener: Opener) -> Ans
             raise
         return Answered(findings=(_not_asked(error),))
     from safety_gate.probe.behaviour import probe
+    from safety_gate.probe.kept import Kept
 
-    variant = variant_of(ADAPTER, adapter)
+    variant = variant_of(ADAPTER, adapter, deltas)
     plan_all(aligned)
-    revision = aligned.fact(hash_files=False).revision
-    fact = probe(aligned, [variant], settings, revision=revision).fact
-    return Answered(behaviour=fact, findings=tuple(_thin(fact, wish.mode)))
+    revision = aligned.fact(hash_files=hash_files).revision
+    kept = Kept(wish.baselines) if wish.baselines else None
+    held = kept.find if kept else lambda _: None
+    probed = probe(aligned, [variant], settings, revision=revision, held=held)
+    loose = kept is not None and not kept.keep(probed)
+    findings = [*_thin(probed.fact, wish.mode), *([_not_kept(revision)] if loose else [])]
+    return Answered(behaviour=probed.fact, findings=tuple(findings))
 
 
 def evidence(fact: BehaviourFact) -> str:
@@ -99,7 +124,7 @@ def check_askable(aligned: Checkpoint, settings: Settings) -> None:
     Stream(aligned, [ALIGNED], dtype=dtype, device=settings.device)
 
 
-def _settings(wish: Ask, opener: Opener) -> Settings:
+def settings_of(wish: Ask, opener: Opener) -> Settings:
     """Read the user's files.
 
     Raises:
@@ -108,13 +133,18 @@ def _settings(wish: Ask, opener: Opener) -> Settings:
     generation = None
     if wish.mode == "generate":
         generation = Generation(judges=tuple(_judges(wish, opener)), keep_text=wish.keep_text)
-    return Settings(
-        prompts=load_prompts(wish.prompts),
+    settings = Settings(
+        prompts=_prompts(wish.prompts),
         openings=load_openings(wish.openings),
         samples=load_samples(wish.task) if wish.task else (),
         device=wish.device,
         generation=generation,
     )
+    return settings if wish.half is None else settings.half(wish.half)
+
+
+def _prompts(wish: Path | Dataset | None) -> PromptSet:
+    return load_dataset(wish) if isinstance(wish, Dataset) else load_prompts(wish)
 
 
 def _judges(wish: Ask, opener: Opener) -> list[Judge]:
@@ -136,6 +166,18 @@ def _not_asked(error: CannotProbe | BadCheckpoint) -> Finding:
         got=error.got,
         expected=error.expected,
         hint=f"{error.hint} Or choose weights alone with --ask none.",
+    )
+
+
+def _not_kept(revision: str) -> Finding:
+    return Finding(
+        rule="baseline-not-kept",
+        severity="info",
+        place=Place(kind="checkpoint", name="the aligned model"),
+        what="what the aligned model said was not kept: its revision does not pin its weights",
+        got=revision,
+        expected="a commit, or the sha256 of whole files",
+        hint="Name aligned by a commit, or run with --hash-checkpoints.",
     )
 
 

@@ -3,10 +3,10 @@
 import datetime
 import errno
 import importlib
-import io
 import os
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -20,9 +20,10 @@ from safety_gate.cli_parts import (
     STATUS,
     ask_from,
     asking,
+    listed_places,
     progress_bar,
-    write_whole,
 )
+from safety_gate.cli_reports import STYLES, tell
 from safety_gate.errors import GateError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from safety_gate.records import Report
 
 USAGE, UNDECIDED, BUG, INTERRUPTED = 2, 3, 70, 130
-STYLES = ("text", "markdown", "json", "html", "sarif")
 
 
 class Door(click.Group):
@@ -38,10 +38,15 @@ class Door(click.Group):
 
     later: ClassVar[dict[str, tuple[str, str]]] = {  # name: (module, first line of its help)
         "action": ("safety_gate.action.door", "Run as a GitHub Action."),
+        "audit": ("safety_gate.cli_audit", "Judge all adapters of an owner, or of a list."),
+        "calibrate": ("safety_gate.cli_calibrate", "Find thresholds from labelled adapters."),
+        "hub-job": ("safety_gate.cli_hub_job", "Judge one event inside a Job of the Hub."),
+        "inspect": ("safety_gate.cli_inspect", "Run tasks of inspect_ai before and after."),
         "publish": ("safety_gate.action.publish_door", "Publish the results of an earlier job."),
         "repair": ("safety_gate.cli_repair", "Write a repaired copy of an adapter and judge it."),
-        "serve": ("safety_gate.bot.commands", "Take webhooks of the Hub and queue jobs."),
-        "worker": ("safety_gate.bot.commands", "Judge the queued jobs."),
+        "serve": ("safety_gate.cli_bot", "Take webhooks of the Hub, show what came of them."),
+        "webhook": ("safety_gate.cli_webhook", "Set up the webhook on the Hub."),
+        "worker": ("safety_gate.cli_bot", "Judge the queued jobs."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -53,7 +58,7 @@ class Door(click.Group):
         if cmd_name not in self.later:
             return super().get_command(ctx, cmd_name)
         module = importlib.import_module(self.later[cmd_name][0])
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -103,7 +108,11 @@ def cli() -> None:
 
 
 @cli.command(epilog=STATUS)
-@click.argument("adapter", type=PLACE)
+@click.argument("adapters", metavar="[ADAPTER]...", type=PLACE, nargs=-1)
+@click.option("--list", "listed", type=FILE, help="File that names more adapters, one on a line.")
+@click.option(
+    "--compose", is_flag=True, help="Judge the sum of the adapters, as if all were active at once."
+)
 @click.option(
     "--base", type=PLACE, help="Checkpoint before alignment.  [default: of the known pair]"
 )
@@ -142,17 +151,40 @@ def cli() -> None:
     type=click.IntRange(1, 256),
     help="Modules measured at the same time; the report is the same.  [default: all cores]",
 )
+@click.option(
+    "--repair",
+    "wish",
+    metavar="METHOD",
+    help="Repair what does not pass, and judge that: a method of the command repair, with its"
+    ' options, as in "scale --factor 0.5".',
+)
+@click.option(
+    "--repair-output", type=click.Path(path_type=Path), help="New folder of the repaired adapter."
+)
 @asking
 @click.pass_context
 def check(ctx: click.Context, /, **given: Any) -> None:
-    """Judge one adapter: a folder, or org/name@revision on the Hub."""
+    """Judge adapters: folders, or org/name@revision on the Hub; those in subfolders as well.
+
+    All adapters of one pair are measured in one pass over its weights. The exit status is that of
+    the gravest verdict: blocked, else undecided, else passed.
+    """
     if given["policy"] and given["preset"]:
         raise click.UsageError("--policy and --preset cannot be used together.")
-    wish = ask_from(given)
+    if (given["wish"] is None) != (given["repair_output"] is None):
+        raise click.UsageError("--repair and --repair-output go together.")
+    adapters = [*given["adapters"], *(listed_places(given["listed"]) if given["listed"] else ())]
+    if not adapters:
+        raise click.UsageError("Name an adapter, or give --list.")
+    if given["wish"] is not None and (len(adapters) > 1 or given["compose"]):
+        raise click.UsageError("--repair works on one adapter.")
+    if given["compose"] and len(adapters) < 2:
+        raise click.UsageError("--compose needs two adapters at least.")
+    ask = ask_from(given)
     from safety_gate import gate
 
     request = gate.Request(
-        adapter=given["adapter"],
+        adapter=adapters[0],
         base=given["base"],
         aligned=given["aligned"],
         cache=given["cache"],
@@ -161,11 +193,30 @@ def check(ctx: click.Context, /, **given: Any) -> None:
         hash_checkpoints=given["hash_checkpoints"],
         workers=given["threads"] or len(os.sched_getaffinity(0)),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
-        ask=wish,
+        ask=ask,
     )
-    report = _judged(request)
-    _tell(report, given["style"], given["output"])
-    ctx.exit(report.verdict.exit_code)
+    if given["wish"] is not None:
+        ctx.exit(_repaired(request, given))
+    with progress_bar() as progress:
+        if given["compose"]:
+            reports: Sequence[Report] = [gate.judge_sum(request, adapters, progress)]
+        else:
+            reports = gate.judge_all(request, adapters, progress)
+    ctx.exit(tell(reports, given["style"], given["output"]))
+
+
+def _repaired(request: "Request", given: Mapping[str, Any]) -> int:
+    """Judge, repair what does not pass, judge that; return the status."""
+    from safety_gate.cli_repair import order_of
+    from safety_gate.cli_repair_show import tell as tell_repair
+
+    order = order_of(given["wish"], given["repair_output"])
+    from safety_gate.repairing import repair_and_judge
+
+    with progress_bar() as progress:
+        repaired = repair_and_judge(request, order, progress)
+    tell_repair(repaired, given["style"], given["output"])
+    return repaired.exit_code
 
 
 @cli.command(epilog=STATUS)
@@ -176,72 +227,17 @@ def demo(preset: str) -> None:
     They were trained for this on tiny models: one keeps the refusals, one loses them, one
     strengthens them. The exit status is 0 when each verdict is the one it should be.
     """
+    from safety_gate import gate
     from safety_gate.demo import EXPECTED, request_for
 
     wrong = []
     for name, expected in EXPECTED.items():
         click.echo(f"$ {request_for(name, preset).command}\n")
-        report = _judged(request_for(name, preset).request)
-        _tell(report, "text", None)
+        with progress_bar() as progress:
+            report = gate.judge(request_for(name, preset).request, progress)
+        tell([report], "text", None)
         if report.verdict.word != expected:
             wrong.append(name)
         click.echo()
     if wrong and preset == "default":
         raise AssertionError(f"unexpected verdict for {wrong}")
-
-
-def _judged(request: "Request") -> "Report":
-    """Judge with a progress bar on a terminal, and without one in a pipe."""
-    from safety_gate import gate
-
-    with progress_bar() as progress:
-        return gate.judge(request, progress)
-
-
-def _tell(report: "Report", style: str, output: Path | None) -> None:
-    """Print the report, or write it to a file that appears whole."""
-    from rich.console import Console
-
-    if style == "text" and output is None:
-        from safety_gate.report.terminal import render_text
-
-        render_text(report, Console())
-        return
-    text = _rendered(report, style)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        write_whole(output, text)
-        click.echo(f"{report.verdict.word}: the report is in {output}", err=True)
-
-
-def _rendered(report: "Report", style: str) -> str:
-    """Return the report in one of STYLES."""
-    match style:
-        case "json":
-            from safety_gate.report.json_report import to_json
-
-            return to_json(report)
-        case "markdown":
-            from safety_gate.report.markdown import render_markdown
-
-            return render_markdown(report)
-        case "html":
-            from safety_gate.report.html import render_html
-
-            return render_html(report)
-        case "sarif":
-            from safety_gate.report.sarif import SarifSource, to_sarif
-
-            policy = report.policy.origin if report.policy else ""
-            return to_sarif(
-                [SarifSource(report=report, folder="")], gate_id="safety-gate", policy=policy
-            )
-        case _:
-            from rich.console import Console
-
-            from safety_gate.report.terminal import render_text
-
-            buffer = io.StringIO()
-            render_text(report, Console(file=buffer, width=100))
-            return buffer.getvalue()

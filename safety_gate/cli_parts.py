@@ -14,6 +14,7 @@ from safety_gate.sources.hub_names import BadLocation, HubPlace, parse_location
 if TYPE_CHECKING:
     from safety_gate.asking import Ask
     from safety_gate.gate import Progress
+    from safety_gate.probe.datasets import Dataset
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +51,56 @@ class PlaceType(click.ParamType["Path | HubPlace"]):
 
 PLACE = PlaceType()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class PromptsType(click.ParamType["Path | Dataset"]):
+    """A file of questions, or one of a dataset on the Hub (docs/behaviour.md)."""
+
+    name = "file|org/name@revision:file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Path | Dataset":
+        """Return a file that exists, or the place of a dataset."""
+        from safety_gate.errors import GateError
+        from safety_gate.probe.datasets import parse_prompts
+
+        try:
+            found = parse_prompts(str(value))
+        except GateError as error:
+            self.fail(f"{error} {error.hint}", param, ctx)
+        if isinstance(found, Path) and not found.is_file():
+            self.fail(f"there is no file {value!r}", param, ctx)
+        return found
+
+
+PROMPTS = PromptsType()
+
+
+MAX_LIST_BYTES = 2**20  # some ten thousand places
+
+
+def listed_places(path: Path) -> "list[Path | HubPlace]":
+    """Return the places that a file names, one on a line; empty lines and # comments are skipped.
+
+    Raises:
+        UsageError: the file is no text, is too long, or a line names no place.
+    """
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise click.UsageError(f"{path} is longer than {MAX_LIST_BYTES} bytes.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is not UTF-8 text.") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        text = line.partition("#")[0].strip()
+        if text:
+            try:
+                found.append(PLACE.convert(text, None, None))
+            except click.BadParameter as error:
+                raise click.UsageError(f"{path}, line {number}: {error.message}") from error
+    return found
 
 
 @contextlib.contextmanager
@@ -94,10 +145,21 @@ _ASKING = (
         help="Ask the model itself: how it would begin its answers, or for written answers; auto"
         " asks for beginnings, and rests on the weights where the model cannot be asked.",
     ),
-    click.option("--prompts", type=FILE, help="Questions to ask, JSONL.  [default: built in]"),
+    click.option(
+        "--prompts",
+        type=PROMPTS,
+        help="Questions to ask: JSONL, or a dataset on the Hub as org/name@revision:file?column=..."
+        "  [default: built in]",
+    ),
     click.option("--openings", type=FILE, help="Beginnings of answers, JSON.  [default: English]"),
     click.option("--task", type=FILE, help="Samples of your own task, JSONL: is the skill there?"),
     click.option("--device", default="cpu", show_default=True, help="Where the model runs."),
+    click.option(
+        "--baselines",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="SAFETY_GATE_BASELINES",
+        help="Folder that keeps what the aligned model said, so that it is asked once.",
+    ),
     click.option("--guard", type=PLACE, help="Guard model that judges written answers."),
     click.option("--judge-url", default="", help="OpenAI-compatible endpoint that rates answers."),
     click.option("--judge-model", default="", help=f"Its model; its key comes from ${JUDGE_KEY}."),
@@ -133,6 +195,7 @@ def ask_from(given: Mapping[str, Any]) -> "Ask":
         openings=given["openings"],
         task=given["task"],
         device=given["device"],
+        baselines=given["baselines"],
         guard=given["guard"],
         judge_url=given["judge_url"],
         judge_model=given["judge_model"],

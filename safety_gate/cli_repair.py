@@ -1,18 +1,30 @@
 """The command ``repair``: parse, call, print, exit status."""
 
+import dataclasses
 import datetime
-import io
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from safety_gate.cli_parts import FILE, FOLDER, PRESETS, STATUS, progress_bar, write_whole
+from safety_gate.cli_parts import (
+    FILE,
+    PLACE,
+    PRESETS,
+    STATUS,
+    ask_from,
+    asking,
+    progress_bar,
+)
+from safety_gate.cli_repair_show import tell
+from safety_gate.cli_reports import STYLES
 from safety_gate.repair.forms import FORMS, Merge
+from safety_gate.repair.guard import Guard
 from safety_gate.repair.methods import (
     Attenuate,
     Drop,
@@ -28,9 +40,6 @@ from safety_gate.repair.refusal import CannotRepair
 from safety_gate.repair.selection import Below, Every, Flagged, Lowest, Selection
 from safety_gate.repair.writing import Layout
 
-if TYPE_CHECKING:
-    from safety_gate.repair.record import Repaired
-
 Given = Mapping[str, Any]  # the options by name, as click parsed them
 
 MERGE = ("weights", "merge_ratio", "form", "density", "majority_sign", "rank", "seed")
@@ -43,6 +52,7 @@ OWN: Mapping[str, tuple[str, ...]] = {
     "drop": (),
     "attenuate": ("strength",),
     "unrevert": ("keep",),
+    "guard": ("strength", "lambda_", "mu"),
     "auto": ("safety_adapter", "any_safety_base"),
 }
 SELECTING = ("cos_threshold", "lowest", "select")
@@ -80,9 +90,13 @@ def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
 
 
 INPUTS = options(
-    click.argument("adapter", type=FOLDER),
-    click.option("--base", type=FOLDER, required=True, help="Checkpoint before alignment."),
-    click.option("--aligned", type=FOLDER, required=True, help="Checkpoint of the adapter."),
+    click.argument("adapter", type=PLACE),
+    click.option(
+        "--base", type=PLACE, help="Checkpoint before alignment.  [default: of the known pair]"
+    ),
+    click.option(
+        "--aligned", type=PLACE, help="Checkpoint of the adapter.  [default: of the known pair]"
+    ),
     click.option("--output", type=click.Path(path_type=Path), required=True, help="New folder."),
     click.option("--method", type=click.Choice([*OWN]), required=True, help="See docs/repair.md."),
 )
@@ -92,11 +106,11 @@ SELECTION = options(
     click.option(
         "--select",
         metavar="policy|all|RULE",
-        help="Modules that a rule of the policy names, or all.  [default: policy]",
+        help="Modules that a rule of the policy names, or all.  [default: policy; guard: all]",
     ),
 )
 MERGING = options(
-    click.option("--safety-adapter", type=FOLDER, help="LoRA adapter tuned on safety data."),
+    click.option("--safety-adapter", type=PLACE, help="LoRA adapter tuned on safety data."),
     click.option("--any-safety-base", is_flag=True, help="Also where it names another base."),
     click.option("--weights", type=Weights(), help="Adapter, safety adapter.  [default: 0.8,0.2]"),
     click.option("--merge-ratio", type=float, help="Weight of the safety adapter; the rest is 1."),
@@ -109,8 +123,12 @@ MERGING = options(
 STRENGTHS = options(
     click.option("--factor", type=float, help="scale: the factor."),
     click.option(
-        "--strength", type=float, help="attenuate: 0 leaves all, 9 a tenth of what is off."
+        "--strength",
+        type=float,
+        help="attenuate: 0 leaves all, 9 a tenth of what is off. guard: how much refusals weigh.",
     ),
+    click.option("--lambda", "lambda_", type=float, help="guard: how much the task weighs."),
+    click.option("--mu", type=float, help="guard: how much a small change weighs."),
     click.option("--keep", type=float, default=0.0, help="unrevert: share that stays."),
     click.option("--top", type=int, help="project: number of directions."),
     click.option("--energy", type=float, help="project: share of the step's energy."),
@@ -131,11 +149,16 @@ JUDGING = options(
     click.option(
         "--format",
         "style",
-        type=click.Choice(["text", "markdown", "json"]),
+        type=click.Choice(STYLES),
         default="text",
         show_default=True,
     ),
     click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Report file."),
+    click.option(
+        "--cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Keep bytes of checkpoints on the Hub in this folder.  [default: nothing on disk]",
+    ),
     click.option("--hash-checkpoints", is_flag=True, help="sha256 of whole checkpoint files."),
     click.option("--threads", type=click.IntRange(1, 256), help="[default: all cores]"),
 )
@@ -148,18 +171,22 @@ JUDGING = options(
 @STRENGTHS
 @STORING
 @JUDGING
+@asking
 @click.pass_context
 def repair(ctx: click.Context, /, **given: Any) -> None:
-    """Write a repaired copy of the adapter in folder ADAPTER, and judge it from its files.
+    """Write a repaired copy of ADAPTER, a folder or org/name@revision, and judge it from its files.
 
     The exit status is that of the repaired adapter; 1 where no repair passes (--method auto); 3
     where an adapter that was blocked for its figures passes now and the model was not asked.
     """
-    _check_options(ctx, given)
+    check_options(ctx, given)
+    if given["policy"] and given["preset"]:
+        raise click.UsageError("--policy and --preset cannot be used together.")
     try:
         order = order_from(given)
     except CannotRepair as error:
         raise click.UsageError(f"{error}. {error.hint}") from error
+    wish = ask_from(given)
     from safety_gate import gate
     from safety_gate.repairing import repair_and_judge
 
@@ -167,11 +194,13 @@ def repair(ctx: click.Context, /, **given: Any) -> None:
         adapter=given["adapter"],
         base=given["base"],
         aligned=given["aligned"],
+        cache=given["cache"],
         policy=given["policy"],
         preset=given["preset"] or "default",
         hash_checkpoints=given["hash_checkpoints"],
         workers=given["threads"] or len(os.sched_getaffinity(0)),
         today=datetime.datetime.now(tz=datetime.UTC).date(),
+        ask=wish,
     )
     with progress_bar() as progress:
         repaired = repair_and_judge(request, order, progress)
@@ -179,7 +208,7 @@ def repair(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(repaired.exit_code)
 
 
-def _check_options(ctx: click.Context, given: Given) -> None:
+def check_options(ctx: click.Context, given: Given) -> None:
     """Refuse options that the method would not hear."""
     method = given["method"]
     own = {name for names in OWN.values() for name in names}
@@ -194,12 +223,10 @@ def _check_options(ctx: click.Context, given: Given) -> None:
             f"--method {method} needs --cos-threshold, --lowest or --select: what a cosine means"
             " depends on the model, so there is no threshold that fits all."
         )
-    if given["policy"] and given["preset"]:
-        raise click.UsageError("--policy and --preset cannot be used together.")
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def order_from(given: Given) -> Order:
@@ -236,8 +263,16 @@ def _method(given: Given) -> Method:
             return Attenuate(strength=_needed(given, "strength"))
         case "unrevert":
             return Unrevert(keep=given["keep"])
+        case "guard":
+            return _guard(given)
         case name:
             raise AssertionError(f"unknown method {name}")
+
+
+def _guard(given: Given) -> Guard:
+    """Return guard with the weights that were given."""
+    names = {"strength": "strength", "lambda_": "task", "mu": "ridge"}
+    return Guard(**{own: given[name] for name, own in names.items() if given[name] is not None})
 
 
 def _needed(given: Given, name: str) -> float:
@@ -279,32 +314,38 @@ def _selection(given: Given) -> Selection:
     match given["select"]:
         case "all":
             return Every()
+        case None if given["method"] == "guard":  # its inputs are those of a model wholly guarded
+            return Every()
         case None | "policy":
             return Flagged()
         case rule:
             return Flagged(rule=rule)
 
 
-def tell(repaired: "Repaired", style: str, report: Path | None) -> None:
-    """Print the report, or write it to a file that appears whole."""
-    from rich.console import Console
+@click.command(add_help_option=False)
+@click.argument("method", type=click.Choice([*OWN]))
+@SELECTION
+@MERGING
+@STRENGTHS
+@STORING
+def wished(**_: Any) -> None:
+    """Parse what stands after ``check --repair``; never run."""
 
-    from safety_gate.repair.sections import render_repair_markdown, repair_json
-    from safety_gate.repair.side_by_side import render_repair_text
 
-    if style == "text" and report is None:
-        render_repair_text(repaired, Console())
-        return
-    if style == "json":
-        text = repair_json(repaired)
-    elif style == "markdown":
-        text = render_repair_markdown(repaired)
-    else:
-        buffer = io.StringIO()
-        render_repair_text(repaired, Console(file=buffer, width=100))
-        text = buffer.getvalue()
-    if report is None:
-        click.echo(text, nl=False)
-    else:
-        write_whole(report, text)
-        click.echo(f"{repaired.ending}: the report is in {report}", err=True)
+def order_of(text: str, output: Path) -> Order:
+    """Return the order of ``check --repair "METHOD OPTIONS"``: only what does not pass is repaired.
+
+    Raises:
+        click.UsageError: the command ``repair`` would not take these words.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise click.UsageError(f"--repair {text!r}: {error}.") from error
+    context = wished.make_context("--repair", words)
+    given = {**context.params, "output": output}
+    check_options(context, given)
+    try:
+        return dataclasses.replace(order_from(given), only_if_needed=True)
+    except CannotRepair as error:
+        raise click.UsageError(f"{error}. {error.hint}") from error

@@ -10,7 +10,7 @@ over these thin matrices. G is 64 seeded Gaussian columns: the null, and V's ran
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from safety_gate.products import Block, StepProducts, step_products
 from safety_gate.records import Drift
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["Block", "StepProducts", "step_products"]  # others take them from here
 
 NULL_COLUMNS = 64  # the null's sd then has an error of about 1/sqrt(2*64) = 9%
 NULL_DRAWS = 512  # resamplings of these columns; their own error is below that of the columns
@@ -43,28 +46,6 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class StepProducts:
-    """What two passes over V leave behind for ``columns`` (out, c) and ``rights`` (in, q)."""
-
-    x: "torch.Tensor"  # (in, c) float32: V^T @ columns
-    u: "torch.Tensor"  # (out, c) float32: V @ x
-    vq: "torch.Tensor"  # (out, q) float32: V @ rights
-    step_norm: float  # |V|_F
-    weight_norm: float  # |W_aligned|_F
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Some stored rows of V, in float32, or in bfloat16 for quick products."""
-
-    start: int
-    stop: int
-    step: "torch.Tensor"  # (stop - start, columns of the stored matrix)
-    step_square: float  # sum of squares of ``step``, in float64
-    weight_square: float  # the same of W_aligned
-
-
-@dataclass(frozen=True, slots=True)
 class NullDraws:
     """Sums of simulated random updates, so that modules can be added before the quotient."""
 
@@ -75,6 +56,18 @@ class NullDraws:
     def cosines(self) -> Floats:
         """Return the cosine of each draw."""
         return self.inner / np.sqrt(self.image * self.norm)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSums:
+    """What each column of the products adds to the sums of the update that it belongs to."""
+
+    inner: Floats  # (c,) |V^T m|^2 / |V|, for the columns m of all updates, then the Gaussian ones
+    image: Floats  # (c,) |V V^T m|^2 / |V|^2
+    lengths: Floats  # (64,) |g|^2 of the Gaussian columns
+    along: Floats  # (c - 64,) <V^T m, q>, q the right column that belongs to m
+    off_range: Floats  # (c - 64,) |m - P m|^2, P the projector on V's top left directions
+    basis: "torch.Tensor"  # (out, directions) float32, P = basis @ basis.T
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,59 +126,6 @@ def null_columns(out: int) -> "torch.Tensor":
     return torch.from_numpy(generator.standard_normal((out, NULL_COLUMNS), dtype=np.float32))
 
 
-def step_products(
-    blocks: Callable[[], Iterable[Block]],
-    columns: "torch.Tensor",
-    rights: "torch.Tensor",
-    *,
-    transposed: bool,
-    quick: bool = False,
-) -> StepProducts:
-    """Multiply V with thin matrices, reading it twice in blocks of stored rows.
-
-    Args:
-        blocks: starts one pass over the stored rows, in order, without gaps.
-        columns: (out, c) float32.
-        rights: (in, q) float32.
-        transposed: V is stored as (in, out), as Conv1D does.
-        quick: the blocks are bfloat16, and so are the factors of each product; sums over blocks
-            are float32.
-    """
-    import torch
-
-    kind = torch.bfloat16 if quick else torch.float32
-    thin = columns.to(kind)
-    x = torch.zeros(rights.shape[0], columns.shape[1])
-    step = weight = 0.0
-    for block in blocks():
-        step += block.step_square
-        weight += block.weight_square
-        _multiply(x, block, thin, across=not transposed)
-    wide = torch.cat((x, rights), dim=1).to(kind)  # (in, c + q)
-    u = torch.zeros(columns.shape[0], wide.shape[1])
-    for block in blocks():
-        _multiply(u, block, wide, across=transposed)
-    cut = columns.shape[1]
-    return StepProducts(
-        x=x, u=u[:, :cut], vq=u[:, cut:], step_norm=math.sqrt(step), weight_norm=math.sqrt(weight)
-    )
-
-
-def _multiply(result: "torch.Tensor", block: Block, thin: "torch.Tensor", *, across: bool) -> None:
-    """Add one block's part of V^T @ thin (across) or V @ thin to the float32 result."""
-    import torch
-
-    rows = slice(block.start, block.stop)
-    if thin.dtype == torch.float32 and across:
-        result.addmm_(block.step.T, thin[rows])
-    elif thin.dtype == torch.float32:
-        torch.mm(block.step, thin, out=result[rows])
-    elif across:
-        result.add_(torch.mm(block.step.T, thin[rows]))
-    else:
-        result[rows] = torch.mm(block.step, thin)
-
-
 def _square(thin: "torch.Tensor") -> float:
     """Return the sum of squares, accumulated in float64."""
     import torch
@@ -215,7 +155,9 @@ def null_draws(
         columns: what ``null_figures`` returns.
         norm: |dW|, which every draw has in expectation.
     """
-    inner, image, length = columns
+    import torch
+
+    length = columns[2]
     seed = int.from_bytes(hashlib.sha256(module.encode()).digest()[:16], "little")
     picks = np.random.Generator(np.random.Philox(key=seed)).integers(
         0, len(length), size=(NULL_DRAWS, len(a_squares))
@@ -225,11 +167,10 @@ def null_draws(
         flat, np.tile(a_squares, NULL_DRAWS), minlength=NULL_DRAWS * len(length)
     ).reshape(NULL_DRAWS, len(length))
     scale = norm**2 / (float(a_squares.sum()) * float(length.mean()))
-    return NullDraws(
-        inner=scale * (weights @ inner),
-        image=scale * (weights @ image),
-        norm=scale * (weights @ length),
-    )
+    # torch and not numpy: numpy's products start threads of their own, beside the workers.
+    draws = torch.from_numpy(scale * np.stack(columns)) @ torch.from_numpy(weights).T
+    inner, image, norms = draws.numpy()
+    return NullDraws(inner=inner, image=image, norm=norms)
 
 
 def range_basis(sketch: "torch.Tensor") -> "torch.Tensor":
@@ -251,54 +192,91 @@ def range_basis(sketch: "torch.Tensor") -> "torch.Tensor":
     return basis
 
 
-def off_range_square(left: "torch.Tensor", sketch: "torch.Tensor") -> float:
-    """Return |M - P M|^2, P the projector on the top left singular directions of V.
-
-    Args:
-        left: (out, k), M.
-        sketch: (out, 64), V V^T G; see ``range_basis``.
-    """
-    basis = range_basis(sketch).float()
-    return _square(left - basis @ (basis.T @ left))
+@lru_cache(maxsize=8)
+def _null_lengths(out: int) -> Floats:
+    """Return the squared length of each Gaussian column."""
+    return column_squares(null_columns(out))
 
 
 def null_figures(products: StepProducts) -> tuple[Floats, Floats, Floats]:
     """Return |V^T g|^2 / |V|, |V V^T g|^2 / |V|^2 and |g|^2 of each Gaussian column g."""
-    v = products.step_norm
-    null_x, null_u = products.x[:, -NULL_COLUMNS:], products.u[:, -NULL_COLUMNS:]
-    lengths = column_squares(null_columns(products.u.shape[0]))
-    return column_squares(null_x) / v, column_squares(null_u) / v**2, lengths
+    v, null = products.step_norm, slice(-NULL_COLUMNS, None)
+    inner, image = _squares(products.x[:, null], v), _squares(products.u[:, null], v)
+    return inner * v, image, _null_lengths(products.u.shape[0])
+
+
+def column_sums(
+    products: StepProducts, updates: Sequence[Update], basis: "torch.Tensor | None" = None
+) -> ColumnSums:
+    """Reduce the products of all updates of one weight, a column at a time.
+
+    Args:
+        products: with V; their columns are those of the updates, then the 64 Gaussian ones.
+        updates: in the order of their columns.
+        basis: of P, where it is known already: it follows from V alone.
+    """
+    import torch
+
+    v, own = products.step_norm, slice(0, -NULL_COLUMNS)
+    left = torch.cat([update.left for update in updates], dim=1)
+    right = torch.cat([update.right for update in updates], dim=1)
+    if basis is None:
+        basis = range_basis(products.u[:, -NULL_COLUMNS:]).float()
+    along: Floats = (products.x[:, own] / v).mul_(right).sum(dim=0).double().numpy()
+    return ColumnSums(
+        inner=_squares(products.x, v) * v,
+        image=_squares(products.u, v),
+        lengths=_null_lengths(products.u.shape[0]),
+        along=along * v,
+        off_range=_squares(left.addmm_(basis, basis.T @ left, alpha=-1.0), 1.0),
+        basis=basis,
+    )
+
+
+def _squares(thin: "torch.Tensor", scale: float) -> Floats:
+    """Return the sum of squares of each column over scale**2.
+
+    torch sums columns pairwise, so float32 has an error of 2e-7 here and is five times as fast.
+    """
+    squares: Floats = (thin / scale).square_().sum(dim=0).double().numpy()
+    return squares
 
 
 def module_sums(
-    module: str, update: Update, products: StepProducts, at: slice, vq: "torch.Tensor"
+    module: str, update: Update, products: StepProducts, at: slice, columns: ColumnSums
 ) -> ModuleSums:
-    """Reduce the products of one module to the sums that the metrics are made of.
+    """Add up the columns of one update.
 
     Args:
         module: its path; seeds the null.
         update: the adapter's change of it.
-        products: of columns that end with the 64 Gaussian ones.
-        at: where this update's columns stand in ``products``.
-        vq: (out, k), V @ update.right.
+        products: with V, of all updates that share it.
+        at: where this update's columns stand in them; its right columns stand there in ``vq``.
+        columns: what ``column_sums`` makes of these products.
     """
-    v, size = products.step_norm, update.norm
-    x, u = products.x[:, at], products.u[:, at]
-    null_u = products.u[:, -NULL_COLUMNS:]
-    out = products.u.shape[0]
-    spread = _square(vq.double() @ update.mix) / (out * float(update.a_squares.sum()))
-    columns = null_figures(products)
+    v, size, null = products.step_norm, update.norm, slice(-NULL_COLUMNS, None)
+    mix = update.mix / math.sqrt(float(update.a_squares.sum()))  # |mix| = |A|: now of norm 1
+    spread = _square((products.vq[:, at] / v) @ mix.float()) * v**2 / products.u.shape[0]
+    behind = (columns.inner[null], columns.image[null], columns.lengths)
     return ModuleSums(
-        inner=size**2 * _square(x) / v,
-        image=size**2 * _square(u) / v**2,
+        inner=size**2 * float(columns.inner[at].sum()),
+        image=size**2 * float(columns.image[at].sum()),
         norm=size**2,
-        against=-size * float((x.double() * update.right.double()).sum()),
+        against=-size * float(columns.along[at].sum()),
         against_variance=size**2 * spread,
-        off_range=size**2 * off_range_square(update.left, null_u),
+        off_range=size**2 * float(columns.off_range[at].sum()),
         step=v**2,
         weight=products.weight_norm**2,
-        null=null_draws(module, update.a_squares, columns, size),
+        null=null_draws(module, update.a_squares, behind, size),
     )
+
+
+def update_sums(
+    module: str, update: Update, products: StepProducts, basis: "torch.Tensor | None" = None
+) -> ModuleSums:
+    """Return the sums of one update, from products of its columns and the Gaussian ones."""
+    at = slice(0, update.left.shape[1])
+    return module_sums(module, update, products, at, column_sums(products, [update], basis))
 
 
 def added(parts: Iterable[ModuleSums]) -> ModuleSums | None:

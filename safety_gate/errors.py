@@ -4,12 +4,29 @@ GateError                     could not judge: the verdict is Undecided, exit st
 ├── SourceError               a folder or repository cannot be read
 │   ├── MissingFile           a file that is needed is not there
 │   ├── UnsafePath            a name or a link that would lead outside
-│   └── ChangedWhileRead      the bytes moved under us
+│   ├── ChangedWhileRead      the bytes moved under us
+│   ├── BadLocation           a text names neither a folder nor a repository
+│   ├── BadDatabase           a text names no database
+│   ├── BadSecret             the webhook's secret is missing or weak
+│   └── HubError              the Hub does not give what was asked for
+│       ├── HubGated          HubUnauthorised, HubRepoMissing, HubRevisionMissing, HubDisabled
+│       ├── HubRateLimited    HubOffline, HubUnreachable, HubTooLarge, HubWrongBytes
+│       └── NotPublishedOnHub a report was not taken; NotAllowed, DiscussionsDisabled
 ├── BadTensorFile             a safetensors file breaks the format, or our limits
 ├── BadCheckpoint             base or aligned cannot serve as a reference
 ├── BadAdapter                the adapter's own files contradict themselves
+│   ├── PatternRefused        a pattern of its config cannot be judged; PatternTooSlow
+│   │   └── TargetsRefused    nor can its target_modules
+│   └── ShellRefused          PEFT could not merge its update within the limits
 ├── BadScore                  a figure came out as nonsense
-└── BadPolicy                 the policy file cannot be followed
+├── BadPolicy                 the policy file cannot be followed
+├── CannotProbe               the model cannot be asked
+├── CannotCalibrate           labelled adapters say nothing about thresholds
+├── CannotRepair              the repair is not possible, or would lose something in silence
+├── BadInput, BadReport       the action's inputs, or the files of an earlier job
+├── NotPublished, NotTold     a verdict stands, and was not told where people look
+├── NoPictures                a picture was wanted, and the library for it is not there
+└── StoreDown, LeaseLost, HeadMoved   the queue of jobs
 
 Every message says where, what, got and expected; ``hint`` says what to do next.
 """

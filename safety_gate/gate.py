@@ -1,54 +1,39 @@
 """The one place where the steps meet: read, measure, decide.
 
 Rooms raise; here a GateError becomes a finding that makes the verdict Undecided, with a reason and
-a next step, so that a report exists even then.
+a next step, so that a report exists even then. Adapters of one pair are measured in one pass over
+its weights, and what stops one of them does not stop the others.
 """
 
 import datetime
-import platform
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from safety_gate import __version__, engine
-from safety_gate.adapter.ledger import Adapter, open_adapter
-from safety_gate.asking import ADAPTER, Ask, ask, evidence
-from safety_gate.behaviour import BehaviourFact
+from safety_gate.adapter.ledger import open_adapter
+from safety_gate.adapter.roots import Subfolder, adapter_roots
+from safety_gate.asking import Ask, ask
+from safety_gate.case import Case, report_of
 from safety_gate.checkpoint import Checkpoint, Role
-from safety_gate.choosing import choose
-from safety_gate.delta.roads import Deltas, open_deltas
+from safety_gate.choosing import Chosen, choose
+from safety_gate.delta.roads import open_deltas
 from safety_gate.delta.views import with_views
-from safety_gate.engine import ModuleTask, Outcome, Scored, Unscored
 from safety_gate.errors import GateError
+from safety_gate.measuring import measure
+from safety_gate.naming.layouts import in_layout_of
 from safety_gate.outcomes import Memory
-from safety_gate.pairing import claim_findings, pair_findings, step_findings, tied_findings
-from safety_gate.places import Opener, Where, ignored_findings, plan_reads
+from safety_gate.pairing import claim_findings, pair_findings, tied_findings
+from safety_gate.places import Opener, Where, fact_of, ignored_findings
 from safety_gate.policy.file import LoadedPolicy, PolicyText, load_policy, load_policy_file
-from safety_gate.policy.nearness import close_modules, is_total_close
 from safety_gate.policy.presets import load_preset
-from safety_gate.policy.verdict import decide
-from safety_gate.records import (
-    AdapterScore,
-    Blocked,
-    Finding,
-    ModuleScore,
-    PlaceKind,
-    Report,
-    Undecided,
-    Verdict,
-    finding_from,
-    with_gravest_first,
-)
+from safety_gate.records import CheckpointFact, Report
 from safety_gate.sources.pairs import Pairs
 from safety_gate.sources.source import Source
-from safety_gate.tasks import coverage_findings, tasks_of, total_of
-
-WEIGHTS_ONLY = "weights only"
-
-T = TypeVar("T")
+from safety_gate.summing import sum_of
+from safety_gate.tasks import needed_weights, tasks_of
+from safety_gate.vocabulary import on_shared_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +50,6 @@ class Request:
     workers: int = 2  # modules measured at the same time
     today: datetime.date  # waivers expire by it
     ask: Ask = Ask()  # whether the model itself is asked, and what
-
-
-@dataclass(slots=True)
-class _Case:
-    """What is known so far; a report can be made of it at any time."""
-
-    findings: list[Finding] = field(default_factory=list)
-    policy: LoadedPolicy | None = None
-    base: Checkpoint | None = None
-    aligned: Checkpoint | None = None
-    adapter: Adapter | None = None
-    deltas: Deltas | None = None  # what the adapter changes beside plain LoRA
-    outcomes: tuple[Outcome, ...] = ()
-    memory: Memory | None = None
-    behaviour: BehaviourFact | None = None
 
 
 class Progress:
@@ -105,54 +75,42 @@ def judge(
         progress: hears of every measured module.
         memory: watches the pass over the weights, for a repair.
     """
-    case = _Case(memory=memory)
-    opener = Opener(request.cache)
-    with tempfile.TemporaryDirectory(prefix="safety-gate-") as private:
-        try:
-            _attempt(case, request, opener, Path(private), progress or Progress())
-            return _report(case, request)
-        finally:
-            if case.deltas is not None:
-                case.deltas.close()
-            if case.adapter is not None:
-                case.adapter.close()
-            opener.close()
+    with _Session(request, progress or Progress(), memory) as session:
+        return session.reports([request.adapter], whole=False)[0]
 
 
-def _attempt(
-    case: _Case, request: Request, opener: Opener, private: Path, progress: Progress
-) -> None:
-    """Take every step that can be taken; note what stops one."""
-    case.policy = _noted(case, "policy", lambda: policy_of(request))
-    source = _noted(case, "adapter", lambda: opener.open(request.adapter, whole=True))
-    if source is None or not _are_open(case, request, opener, source):
-        return
-    if case.aligned is None:
-        return
-    aligned = case.aligned
-    aligned_fact = aligned.fact(hash_files=False)
-    case.adapter = _noted(
-        case,
-        "adapter",
-        lambda: open_adapter(
-            source,
-            shapes=aligned.shapes,
-            model_type=aligned.model_type,
-            snapshot_dir=private / "adapter",
-            aligned_files={f.path: f.sha256 for f in aligned_fact.files if f.sha256},
-        ),
-    )
-    if case.base is None or case.adapter is None:
-        return
-    case.findings += pair_findings(case.base, aligned)
-    case.findings += claim_findings(case.adapter, case.base, aligned)
-    case.findings += tied_findings(case.adapter, aligned)
-    if not _are_measured(case, request, private, progress):
-        return
-    _ask(case, request, aligned, opener, progress)
-    case.findings += ignored_findings(source)
-    for each in opener.sources:
-        _noted(case, "file", each.verify)
+def judge_all(
+    request: Request, adapters: Sequence[Where], progress: Progress | None = None
+) -> tuple[Report, ...]:
+    """Judge every adapter of these places, those in subfolders too; never raises GateError.
+
+    Adapters of one pair are measured in the same pass over its weights, with the figures that each
+    would have alone. What stops one of them does not stop the others.
+
+    Args:
+        request: how to judge; its own ``adapter`` is not looked at.
+        adapters: one place at least.
+        progress: hears of every measured module.
+
+    Returns:
+        A report for each adapter, in the order of the places and, within one, of its folders.
+    """
+    with _Session(request, progress or Progress(), None) as session:
+        return session.reports(adapters, whole=True)
+
+
+def judge_sum(
+    request: Request, adapters: Sequence[Where], progress: Progress | None = None
+) -> Report:
+    """Judge the sum of several adapters of one model, as if all were active at once.
+
+    Args:
+        request: how to judge; its own ``adapter`` is not looked at.
+        adapters: two places at least.
+        progress: hears of every measured module.
+    """
+    with _Session(request, progress or Progress(), None) as session:
+        return session.sum_report(adapters)
 
 
 def policy_of(request: Request) -> LoadedPolicy:
@@ -170,170 +128,201 @@ def policy_of(request: Request) -> LoadedPolicy:
             return load_policy_file(path)
 
 
-def _are_open(case: _Case, request: Request, opener: Opener, adapter: Source) -> bool:
-    """Open aligned and base, looked up where they are not named; False where they are unknown."""
-    own = case.policy.policy.models if case.policy else ()
-    models = {model.claim: (model.aligned, model.base) for model in own}
-    pairs = Pairs.shipped().extended(models)
-    chosen = _noted(case, "config", lambda: choose(request.base, request.aligned, adapter, pairs))
-    if chosen is None:
-        return False
-    case.findings += chosen.findings
+def chosen(request: Request, policy: LoadedPolicy | None, adapter: Source) -> Chosen:
+    """Return which checkpoints a request means; the pairs of the policy go before the known ones.
 
-    def checkpoint(where: Where, role: Role) -> Checkpoint | None:
-        return _noted(
-            case,
-            "checkpoint",
-            lambda: Checkpoint.open(opener.open(where, whole=False), role),
-        )
-
-    case.aligned = checkpoint(chosen.aligned, "aligned")
-    case.base = checkpoint(chosen.base, "base")
-    return True
-
-
-def _are_measured(case: _Case, request: Request, private: Path, progress: Progress) -> bool:
-    """Measure every module; False where that is more than the budget."""
-    if case.adapter is None or case.aligned is None or case.base is None:
-        return False
-    case.deltas = open_deltas(case.adapter, case.aligned, private / "merging")
-    case.findings += case.deltas.findings
-    case.base = with_views(case.base, case.deltas.views)
-    case.aligned = with_views(case.aligned, case.deltas.views)
-    tasks = tasks_of(case.adapter, case.deltas)
-    if not _are_planned(case, tasks):
-        return False
-    progress.start(len(tasks))
-    case.outcomes = engine.score_modules(
-        tasks,
-        case.base,
-        case.aligned,
-        workers=request.workers,
-        on_done=progress.done,
-        memory=case.memory,
-        quick=True,
-    )
-    _measure_close_ones(case, tasks, request.workers)
-    return True
-
-
-def _ask(
-    case: _Case, request: Request, aligned: Checkpoint, opener: Opener, progress: Progress
-) -> None:
-    """Ask the model itself, where that is wished; what is not told stays undecided."""
-    adapter = case.adapter
-    if adapter is None or request.ask.mode == "none":
-        return
-    progress.asking()
-    answered = _noted(case, "checkpoint", lambda: ask(request.ask, aligned, adapter, opener))
-    if answered is not None:
-        case.behaviour = answered.behaviour
-        case.findings += answered.findings
-
-
-def _are_planned(case: _Case, tasks: Sequence[ModuleTask]) -> bool:
-    """Hold what will be read against the budgets; False where it is too much."""
-    weights = [task.weight for task in tasks]
-    before = len(case.findings)
-    for checkpoint in (case.aligned, case.base):
-        if checkpoint is not None:
-            _noted(case, "checkpoint", partial(plan_reads, checkpoint, weights))
-    return len(case.findings) == before
-
-
-def _measure_close_ones(case: _Case, tasks: Sequence[ModuleTask], workers: int) -> None:
-    """Measure again, in float32, what bfloat16 products left near a threshold of the policy.
-
-    So the verdict does not depend on which products the processor is quick at.
+    Raises:
+        BadAdapter: they are neither named nor known.
+        SourceError: the adapter's config cannot be read.
     """
-    if case.policy is None or case.base is None or case.aligned is None:
-        return
-    policy = case.policy.policy
-    scores = [outcome.score for outcome in case.outcomes if isinstance(outcome, Scored)]
-    close = close_modules(policy, scores)
-    total = _noted(case, "adapter", lambda: _total(case))
-    if total is not None and is_total_close(policy, total):
-        close = frozenset(score.module for score in scores)
-    again = [task for task in tasks if task.module in close]
-    exact = engine.score_modules(again, case.base, case.aligned, workers=workers)
-    by_module = {task.module: outcome for task, outcome in zip(again, exact, strict=True)}
-    case.outcomes = tuple(
-        by_module.get(task.module, outcome)
-        for task, outcome in zip(tasks, case.outcomes, strict=True)
-    )
+    own = policy.policy.models if policy else ()
+    models = {model.claim: (model.aligned, model.base) for model in own}
+    return choose(request.base, request.aligned, adapter, Pairs.shipped().extended(models))
 
 
-def _noted(case: _Case, place: PlaceKind, step: Callable[[], T]) -> T | None:
-    """Take a step; a GateError becomes a finding."""
-    try:
-        return step()
-    except GateError as error:
-        case.findings.append(finding_from(error, place))
-        return None
+class _Session:
+    """Judges some adapters, and opens every pair of checkpoints once."""
 
+    def __init__(self, request: Request, progress: Progress, memory: Memory | None) -> None:
+        self._request = request
+        self._progress = progress
+        self._memory = memory
+        self._opener = Opener(request.cache)
+        self._opened: dict[tuple[Where, Role], Checkpoint | GateError] = {}
+        self._facts: dict[tuple[int, bool], CheckpointFact] = {}
+        self._private = tempfile.TemporaryDirectory(prefix="safety-gate-")
+        self._cases: list[Case] = []
 
-def _total(case: _Case) -> AdapterScore | None:
-    return total_of(case.outcomes, case.adapter, case.deltas)
+    def __enter__(self) -> "_Session":
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        for case in self._cases:
+            case.close()
+        self._opener.close()
+        self._private.cleanup()
 
-def _report(case: _Case, request: Request) -> Report:
-    """Decide, and put together what was found."""
-    modules: Sequence[ModuleScore] = [o.score for o in case.outcomes if isinstance(o, Scored)]
-    total = _noted(case, "adapter", lambda: _total(case))
-    findings = [
-        *case.findings,
-        *(case.adapter.findings if case.adapter else ()),
-        *(o.finding for o in case.outcomes if isinstance(o, Unscored)),
-        *coverage_findings(case.adapter, case.outcomes),
-        *step_findings(case.outcomes),
-    ]
-    fact = case.adapter.fact if case.adapter else None
-    verdict, decided = _decided(case, modules, total, findings, request.today)
-    return Report(
-        verdict=verdict,
-        findings=decided,
-        adapter=fact,
-        base=case.base.fact(hash_files=request.hash_checkpoints) if case.base else None,
-        aligned=case.aligned.fact(hash_files=request.hash_checkpoints) if case.aligned else None,
-        policy=case.policy.fact if case.policy else None,
-        modules=tuple(modules),
-        total=total,
-        ledger=case.adapter.ledger if case.adapter else (),
-        evidence=evidence(case.behaviour) if case.behaviour else WEIGHTS_ONLY,
-        versions=_versions(),
-        behaviour=case.behaviour,
-    )
+    def reports(self, places: Sequence[Where], *, whole: bool) -> tuple[Report, ...]:
+        """Take every step that can be taken, and report; ``whole``: subfolders as well."""
+        self._open(places, whole=whole)
+        return self._judged(self._cases)
 
+    def sum_report(self, places: Sequence[Where]) -> Report:
+        """Do the same for the sum of all adapters."""
+        self._open(places, whole=False)
+        return self._judged([sum_of(self._cases)])[0]
 
-def _decided(
-    case: _Case,
-    modules: Sequence[ModuleScore],
-    total: AdapterScore | None,
-    findings: Sequence[Finding],
-    today: datetime.date,
-) -> tuple[Verdict, tuple[Finding, ...]]:
-    """Apply the policy; without one nothing passes."""
-    fact = case.adapter.fact if case.adapter else None
-    if case.policy is None:
-        blocked = any(finding.severity == "block" for finding in findings)
-        return Blocked() if blocked else Undecided(), with_gravest_first(tuple(findings))
-    return decide(
-        case.policy,
-        modules=modules,
-        total=total,
-        findings=findings,
-        adapter_ids=(fact.digest, fact.revision) if fact else ("", ""),
-        today=today,
-        behaviour=case.behaviour.figures(ADAPTER) if case.behaviour else None,
-    )
+    def _open(self, places: Sequence[Where], *, whole: bool) -> None:
+        """Understand every adapter of these places."""
+        for place in places:
+            self._cases += self._cases_of(place, whole=whole)
+        for number, case in enumerate(self._cases):
+            private = Path(self._private.name) / str(number)
+            private.mkdir()
+            case.noted("adapter", partial(self._understand, case, private))
 
+    def _judged(self, cases: Sequence[Case]) -> tuple[Report, ...]:
+        """Measure, ask and decide."""
+        ready = [case for case in cases if case.ready]
+        self._progress.start(sum(len(case.tasks) for case in ready))
+        for pair in dict.fromkeys(case.pair for case in ready):
+            measure(
+                [case for case in ready if case.pair == pair],
+                workers=self._request.workers,
+                on_done=self._progress.done,
+                memory=self._memory,
+            )
+        for case in cases:
+            case.noted("adapter", partial(self._conclude, case))
+        fact = partial(self._fact, whole=self._request.hash_checkpoints)
+        return tuple(report_of(case, today=self._request.today, fact=fact) for case in cases)
 
-def _versions() -> dict[str, str]:
-    """Return what a reader needs to repeat the run."""
-    import torch
+    def _cases_of(self, place: Where, *, whole: bool) -> list[Case]:
+        """Return a case for every adapter of a place."""
+        first = Case()
+        first.policy = first.noted("policy", lambda: policy_of(self._request))
+        source = first.noted("adapter", lambda: self._opener.open(place, whole=True))
+        if source is None:
+            return [first]
+        first.sources = (source,)
+        roots = adapter_roots(source) if whole else ()
+        if roots in ((), ("",)):
+            return [first]
+        return [
+            Case(
+                sources=first.sources,
+                root=root,
+                nested=True,
+                findings=list(first.findings),
+                policy=first.policy,
+            )
+            for root in roots
+        ]
 
-    return {
-        "safety-gate": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    def _understand(self, case: Case, private: Path) -> None:
+        """Open what a case is about, and list what is to be measured."""
+        if not case.sources or not self._has_pair(case, case.sources[0]) or case.aligned is None:
+            return
+        source = case.sources[0]
+        aligned = case.first_aligned = case.aligned
+        facts = self._fact(aligned, whole=False)
+        case.adapter = case.noted(
+            "adapter",
+            lambda: open_adapter(
+                source,
+                shapes=aligned.shapes,
+                model_type=aligned.model_type,
+                config=aligned.config,
+                snapshot_dir=private / "adapter",
+                aligned_files={f.path: f.sha256 for f in facts.files if f.sha256},
+                root=case.root,
+                others_are_judged=case.nested,
+            ),
+        )
+        base, adapter = case.base, case.adapter
+        case.first_base = base
+        if base is None or adapter is None:
+            return
+        case.findings += pair_findings(base, aligned)
+        case.findings += claim_findings(adapter, base, aligned)
+        case.findings += tied_findings(adapter, aligned)
+        case.deltas = open_deltas(adapter, aligned, private / "merging")
+        case.findings += case.deltas.findings
+        needed = needed_weights(adapter)
+        laid = case.noted("checkpoint", lambda: in_layout_of(base, aligned, needed)) or base
+        case.shared = on_shared_rows(
+            tasks_of(adapter, case.deltas),
+            with_views(laid, case.deltas.views),
+            with_views(aligned, case.deltas.views),
+        )
+        case.tasks, case.base = case.shared.tasks, case.shared.base
+        case.aligned = case.shared.aligned
+        case.ready = True
+
+    def _has_pair(self, case: Case, adapter: Source) -> bool:
+        """Open aligned and base, looked up where they are not named; False where unknown."""
+        own = Subfolder(adapter, case.root) if case.root else adapter
+        found = case.noted("config", lambda: chosen(self._request, case.policy, own))
+        if found is None:
+            return False
+        case.findings += found.findings
+        case.pair = (found.aligned, found.base)
+        case.aligned = case.noted("checkpoint", lambda: self._checkpoint(found.aligned, "aligned"))
+        case.base = case.noted("checkpoint", lambda: self._checkpoint(found.base, "base"))
+        return True
+
+    def _checkpoint(self, where: Where, role: Role) -> Checkpoint:
+        """Open a checkpoint, or say again why it cannot be."""
+        if (where, role) not in self._opened:
+            try:
+                found: Checkpoint | GateError = Checkpoint.open(
+                    self._opener.open(where, whole=False), role
+                )
+            except GateError as error:
+                found = error
+            self._opened[where, role] = found
+        opened = self._opened[where, role]
+        if isinstance(opened, GateError):
+            raise opened
+        return opened
+
+    def _fact(self, checkpoint: Checkpoint, *, whole: bool) -> CheckpointFact:
+        """Return what was read of a checkpoint; its files are hashed once for all adapters."""
+        key = (id(checkpoint.source), whole)  # the opener keeps it, so no other has this id
+        if key not in self._facts:
+            self._facts[key] = fact_of(checkpoint, whole=whole)
+        return self._facts[key]
+
+    def _conclude(self, case: Case) -> None:
+        """Ask the model itself, where that is wished, and see that nothing moved meanwhile."""
+        if not case.measured:
+            return
+        self._ask(case)
+        own = case.sources
+        others = [s for other in self._cases for s in other.sources if s not in own]
+        for source in own:
+            case.findings += ignored_findings(source)
+        for source in self._opener.sources:
+            if source not in others:
+                case.noted("file", source.verify)
+
+    def _ask(self, case: Case) -> None:
+        """Ask the model; what is not told stays undecided."""
+        adapter, aligned = case.adapter, case.first_aligned
+        if adapter is None or aligned is None or self._request.ask.mode == "none":
+            return
+        self._progress.asking()
+        answered = case.noted(
+            "checkpoint",
+            lambda: ask(
+                self._request.ask,
+                aligned,
+                adapter,
+                self._opener,
+                deltas=case.deltas,
+                hash_files=self._request.hash_checkpoints,
+            ),
+        )
+        if answered is not None:
+            case.behaviour = answered.behaviour
+            case.findings += answered.findings

@@ -23,11 +23,28 @@ class ModuleTask:
     scaling: float
     factors: "Callable[[], tuple[torch.Tensor, torch.Tensor]]"  # A (rank, in), B (out, rank)
     dense: "Callable[[], torch.Tensor] | None" = None  # dW as stored, where it has no thin factors
+    partial: bool = False  # rows are left out: these factors are not those of the file
 
     @property
     def stored(self) -> tuple[int, int]:
         """Return the shape as it stands in the checkpoint."""
         return (self.shape[1], self.shape[0]) if self.transposed else self.shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tasks that share one weight, and so one pass over its V."""
+
+    members: tuple[int, ...]  # places in the list of tasks
+    weight: str
+    stored: tuple[int, int]  # shape in the checkpoints
+    transposed: bool
+    quick: bool  # multiplied in bfloat16
+
+    @property
+    def elements(self) -> int:
+        """Return the size of the weight."""
+        return self.stored[0] * self.stored[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,7 @@ class Measured:
     outcome: Outcome
     blocks: Callable[[], Iterable[Block]]  # starts another pass over V; valid during ``keep``
     whole: bool  # all blocks of a pass stay valid until ``keep`` returns
+    quick: bool  # the blocks are bfloat16, and so were the factors of the products
     # Makes an outcome of other products with the same V, as the engine itself does.
     score: Callable[[ModuleTask, Update, StepProducts], Outcome]
 
@@ -75,8 +93,8 @@ class Memory(Protocol):
     """Watches a pass over V, and spares the next one what it has seen; called by any thread."""
 
     @property
-    def more_passes(self) -> int:
-        """Return how many more passes over V ``keep`` takes, at most."""
+    def exact(self) -> bool:
+        """Tell whether the products must be those of float32: they go into weights."""
 
     def recall(self, task: ModuleTask) -> Outcome | None:
         """Return the outcome of exactly this task, if it was measured before."""

@@ -6,6 +6,7 @@ from safety_gate.adapter.ledger import Adapter
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.outcomes import Outcome, Scored
 from safety_gate.records import Finding, Place, Severity
+from safety_gate.tokens import tokenizer_findings
 
 # |V| / |W_aligned| of one matrix. Two unrelated weights of equal size have 1.41, one huge value in
 # aligned alone has 1; the trained pair of examples/tiny has 0.03 to 0.07.
@@ -29,20 +30,42 @@ def pair_findings(base: Checkpoint, aligned: Checkpoint) -> list[Finding]:
                 hint="Give the checkpoint that the aligned one was tuned from as --base.",
             )
         )
-    for checkpoint in (base, aligned):
-        if checkpoint.quantized_by:
-            found.append(
-                Finding(
-                    rule="checkpoint-quantised",
-                    severity="undecided",
-                    place=Place(kind="checkpoint", name=checkpoint.source.name),
-                    what=f"the {checkpoint.role} checkpoint is quantised",
-                    got=checkpoint.quantized_by,
-                    expected="F64, F32, F16 or BF16 weights",
-                    hint="Give the unquantised checkpoint: its weights are what V is made of.",
-                )
-            )
+    found += [f for checkpoint in (base, aligned) for f in _quantised(checkpoint)]
+    found += tokenizer_findings(base, aligned)
     return found
+
+
+def _quantised(checkpoint: Checkpoint) -> list[Finding]:
+    """Say that a checkpoint is quantised, and whether its codes are read."""
+    quantised = checkpoint.quantised
+    if quantised is None:
+        return []
+    if not quantised.refused:
+        formats = {name for weight in checkpoint.weights.values() for name in weight.formats}
+        return [
+            Finding(
+                rule="checkpoint-dequantised",
+                severity="warn",
+                place=Place(kind="checkpoint", name=checkpoint.source.name),
+                what=f"the {checkpoint.role} checkpoint is quantised: its codes were read exactly, "
+                "and the scores carry the rounding that quantisation left in its weights",
+                got=", ".join(sorted(formats)),
+                expected="F64, F32, F16 or BF16 weights",
+                hint="Give the unquantised checkpoint where there is one.",
+            )
+        ]
+    return [
+        Finding(
+            rule="checkpoint-quantised",
+            severity="undecided",
+            place=Place(kind="checkpoint", name=checkpoint.source.name),
+            what=f"the {checkpoint.role} checkpoint is quantised, and not read: "
+            f"{quantised.refused}",
+            got=quantised.method,
+            expected="F64, F32, F16 or BF16 weights, or a format of docs/checkpoints.md",
+            hint="Give the unquantised checkpoint: its weights are what V is made of.",
+        )
+    ]
 
 
 def step_findings(outcomes: Sequence[Outcome]) -> list[Finding]:

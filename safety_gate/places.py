@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from safety_gate.checkpoint import Checkpoint
-from safety_gate.records import Finding, Place
+from safety_gate.errors import ChangedWhileRead
+from safety_gate.records import CheckpointFact, Finding, Place
 from safety_gate.sources.folder import FolderSource
 from safety_gate.sources.hub_names import HubPlace
 from safety_gate.sources.source import Source
@@ -85,6 +86,31 @@ def ignored_findings(source: Source) -> list[Finding]:
     ]
 
 
+def fact_of(checkpoint: Checkpoint, *, whole: bool) -> CheckpointFact:
+    """Return what was read; whole files of a repository are compared with the commit's digests.
+
+    Raises:
+        ChangedWhileRead: a file is not the one that the commit names.
+        SourceError: it cannot be read.
+    """
+    from safety_gate.sources.hub import HubSource
+
+    fact = checkpoint.fact(hash_files=whole)
+    if isinstance(checkpoint.source, HubSource):
+        expected = checkpoint.source.expected_digests()
+        for file in fact.files:
+            digest = expected[file.path]
+            if file.sha256 and digest.kind == "sha256" and file.sha256 != digest.hex:
+                raise ChangedWhileRead(
+                    "a file's bytes are not those of the commit",
+                    where=file.path,
+                    got=f"sha256 {file.sha256}",
+                    expected=f"sha256 {digest.hex}",
+                    hint="Run again; if it stays, do without the mirror or the cache.",
+                )
+    return fact
+
+
 def plan_reads(checkpoint: Checkpoint, weights: Sequence[str]) -> None:
     """Tell a checkpoint on the Hub what will be read, in order: for its budget and read-ahead.
 
@@ -98,11 +124,10 @@ def plan_reads(checkpoint: Checkpoint, weights: Sequence[str]) -> None:
         return
     spans: list[Span] = []
     for weight in dict.fromkeys(weights):
-        if checkpoint.has(weight):
-            entry, path = checkpoint.entry(weight), checkpoint.places[weight].path
-            span = Span(path=path, start=entry.start, stop=entry.stop)
+        for extent in checkpoint.extents(weight) if checkpoint.has(weight) else ():
+            span = Span(path=extent.path, start=extent.start, stop=extent.stop)
             apart = all(
-                o.path != path or o.stop <= span.start or span.stop <= o.start for o in spans
+                o.path != span.path or o.stop <= span.start or span.stop <= o.start for o in spans
             )
             if apart:  # views of one tensor overlap; the first stands for all
                 spans.append(span)
@@ -120,6 +145,6 @@ def plan_all(checkpoint: Checkpoint) -> None:
 
     if not isinstance(checkpoint.source, HubSource):
         return
-    entries = [(checkpoint.places[name].path, checkpoint.entry(name)) for name in checkpoint.names]
-    spans = {Span(path=path, start=entry.start, stop=entry.stop) for path, entry in entries}
+    extents = (extent for name in checkpoint.names for extent in checkpoint.extents(name))
+    spans = {Span(path=each.path, start=each.start, stop=each.stop) for each in extents}
     checkpoint.source.plan(sorted(spans, key=lambda span: (span.path, span.start)))

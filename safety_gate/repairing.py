@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import assert_never
 
 from safety_gate import gate
+from safety_gate.asking import settings_of
 from safety_gate.outcomes import Outcome, Scored
-from safety_gate.places import Where
-from safety_gate.records import Passed, Report
-from safety_gate.repair.bench import Bench, check_plain, check_safety, open_bench
+from safety_gate.places import Opener
+from safety_gate.probe.failure import CannotProbe
+from safety_gate.records import Finding, Passed, Report
+from safety_gate.repair.bench import Bench, Inputs, check_plain, check_safety, open_bench
 from safety_gate.repair.folder import check_free
+from safety_gate.repair.guard import Guard
+from safety_gate.repair.guarding import LADDER, guard_all, guard_candidates
+from safety_gate.repair.hearing import heard_candidates
 from safety_gate.repair.making import Shop, Work, mender_for, untouched, work_out, write
 from safety_gate.repair.methods import SafeMerge, described, is_identity
 from safety_gate.repair.plan import Auto, Order, Plan
-from safety_gate.repair.record import Attempt, Ending, Repaired
+from safety_gate.repair.record import Attempt, Ending, Repaired, settled
 from safety_gate.repair.refusal import CannotRepair
-from safety_gate.repair.search import Candidate, Known, candidates, incurable
+from safety_gate.repair.search import Candidate, Known, candidates, incurable, is_unasked
 from safety_gate.repair.selection import Below, selected, worded
 from safety_gate.repair.watch import SEARCH, Needs, Watch, needs_of
+from safety_gate.trials import Trials
 
 MOST_WRITTEN = 5  # candidates of the search that are written and judged, smallest change first
 
@@ -41,17 +47,16 @@ def repair_and_judge(
     check_free(order.output)
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safety-gate-")))
-        folders = (
-            _folder(request.aligned),
-            _folder(request.base),
-            _folder(request.adapter),
-        )
-        bench = open_bench(stack, folders, order.safety, private)
+        opener = Opener(request.cache)
+        stack.callback(opener.close)
+        bench = open_bench(stack, _inputs(request, order, opener), private)
         refusal = _refusal(order, bench)
+        if refusal is None:
+            refusal = _guarded(request, order, bench, opener)
         watch = Watch(Needs()) if refusal else _watch(order, bench)
         before = gate.judge(request, progress, watch)
         bench.check(before)
-        run = _Run(request, order, bench, watch, before, private, progress)
+        run = _Run(request, order, bench, opener, watch, before, private, progress)
         try:
             if refusal is not None:
                 raise refusal
@@ -60,20 +65,20 @@ def repair_and_judge(
             return run.ended("refused", why=f"{error}. {error.hint}")
 
 
-def _folder(where: Where | None) -> Path:
-    """Return a folder; a repair reads its inputs several times, so they must be on disk.
+def _inputs(request: gate.Request, order: Order, opener: Opener) -> Inputs:
+    """Open what the gate itself will open, and the safety adapter.
 
     Raises:
-        CannotRepair: it is a repository on the Hub.
+        GateError: one cannot be read, or base and aligned are neither named nor known.
     """
-    if not isinstance(where, Path):
-        raise CannotRepair(
-            "a repair reads folders only",
-            where=str(where),
-            expected="a folder",
-            hint="Download it first, with `hf download`, and give the folder.",
-        )
-    return where
+    adapter = opener.open(request.adapter, whole=True)
+    chosen = gate.chosen(request, gate.policy_of(request), adapter)
+    return Inputs(
+        adapter=adapter,
+        aligned=opener.open(chosen.aligned, whole=False),
+        base=opener.open(chosen.base, whole=False),
+        safety=None if order.safety is None else opener.open(order.safety, whole=True),
+    )
 
 
 def _watch(order: Order, bench: Bench) -> Watch:
@@ -112,6 +117,25 @@ def _refusal(order: Order, bench: Bench) -> CannotRepair | None:
     return None
 
 
+def _guarded(
+    request: gate.Request, order: Order, bench: Bench, opener: Opener
+) -> CannotRepair | None:
+    """Work out guard where it is ordered: it looks at inputs and not at V, so it comes first."""
+    match order.choice:
+        case Plan(method=Guard() as method) if not is_identity(method):
+            try:
+                guard_all(bench, [method], settings_of(request.ask, opener))
+            except CannotProbe as error:
+                return CannotRepair(
+                    f"the model cannot be asked: {error.what}",
+                    where=error.where,
+                    got=error.got,
+                    expected=error.expected,
+                    hint=error.hint,
+                )
+    return None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Run:
     """One repair after the first judgment."""
@@ -119,6 +143,7 @@ class _Run:
     request: gate.Request
     order: Order
     bench: Bench
+    opener: Opener
     watch: Watch
     before: Report
     private: Path
@@ -132,6 +157,8 @@ class _Run:
                 where=str(self.request.adapter),
                 hint="The report before the repair says why.",
             )
+        if self.order.only_if_needed and isinstance(self.before.verdict, Passed):
+            return self.ended("nothing to repair", why="The adapter passes as it is")
         match self.order.choice:
             case Plan() as plan:
                 return self._planned(plan)
@@ -176,9 +203,8 @@ class _Run:
             return self._finished(shop, untouched(shop), (), why="The adapter passes as it is")
         known = self._known()
         if stuck := incurable(self.before, known.policy):
-            rules = ", ".join(dict.fromkeys(finding.rule for finding in stuck))
-            return self.ended("beyond repair", why=f"No change of weights lifts this: {rules}")
-        found = candidates(known, safety=self.bench.safety is not None)
+            return self._stuck(stuck)
+        found = self._candidates(known)
         judged: dict[int, str] = {}
         for index in _smallest_first(found):
             plan = Plan(method=found[index].method, selection=found[index].selection)
@@ -186,7 +212,7 @@ class _Run:
             work = work_out(shop, plan, selected(plan.selection, self.before), (note,))
             beside = self.private / f"candidate-{index}"
             write(shop, work, beside)
-            judged[index] = self._judged(beside).verdict.word
+            judged[index] = self._judged(beside, work).verdict.word
             if judged[index] == Passed().word:
                 return self._finished(shop, work, _attempts(found, judged))
         return self.ended(
@@ -194,6 +220,40 @@ class _Run:
             why=f"None of {len(found)} repairs passes the policy",
             tried=_attempts(found, judged),
         )
+
+    def _stuck(self, findings: Sequence[Finding]) -> Repaired:
+        """Say what no change of weights can lift."""
+        rules = ", ".join(dict.fromkeys(finding.rule for finding in findings))
+        if all(is_unasked(finding) for finding in findings):
+            raise CannotRepair(
+                "the policy looks at what the model says, and it was not asked for it",
+                where=rules,
+                hint=findings[0].hint,
+            )
+        return self.ended("beyond repair", why=f"No change of weights lifts this: {rules}")
+
+    def _candidates(self, known: Known) -> tuple[Candidate, ...]:
+        """Search by the figures, and by what the model says where it could be asked."""
+        safety = self.bench.safety is not None
+        if self.before.behaviour is None:
+            return candidates(known, safety=safety)
+        trials = Trials(
+            bench=self.bench,
+            sights=self.watch.sights,
+            layout=self.order.layout,
+            settings=settings_of(self.request.ask, self.opener),
+        )
+        found = heard_candidates(known, trials.heard, safety=safety)
+        return (*found, *self._guards(known, trials))
+
+    def _guards(self, known: Known, trials: Trials) -> tuple[Candidate, ...]:
+        """Try guard, asked what it was not made with; nothing where too little is refused."""
+        try:
+            guard_all(self.bench, LADDER, trials.settings)
+        except CannotProbe:
+            return ()
+        others = dataclasses.replace(trials, settings=trials.settings.half(1))
+        return guard_candidates(self.bench, known, others.heard)
 
     def _known(self) -> Known:
         total = self.before.total
@@ -225,7 +285,7 @@ class _Run:
     ) -> Repaired:
         """Write the folder and judge it from its files; with no change it is a copy."""
         write(shop, work, self.order.output)
-        after = self._judged(self.order.output)
+        after = settled(self.before, self._judged(self.order.output, work))
         return Repaired(
             ending="repaired" if work.changed else "nothing to repair",
             before=self.before,
@@ -237,13 +297,16 @@ class _Run:
             why=why,
         )
 
-    def _judged(self, folder: Path) -> Report:
+    def _judged(self, folder: Path, work: Work) -> Report:
         """Judge like any other adapter; only V of unchanged modules is not read again.
 
         Raises:
             ChangedWhileRead: the checkpoints are not those of the first judgment.
         """
-        request = dataclasses.replace(self.request, adapter=folder)
+        ask = self.request.ask
+        if work.taught:
+            ask = dataclasses.replace(ask, half=1)
+        request = dataclasses.replace(self.request, adapter=folder, ask=ask)
         after = gate.judge(request, self.progress, self.watch)
         self.bench.check_pair(self.before, after)
         return after
@@ -263,6 +326,14 @@ def _attempts(found: Sequence[Candidate], judged: dict[int, str]) -> tuple[Attem
             change=candidate.change,
             forecast=candidate.passes,
             judged=judged.get(index, ""),
+            kept=_figure(candidate, "answers_retained", "openings_retained"),
+            exact=_figure(candidate, "utility_exact"),
         )
         for index, candidate in enumerate(found)
     )
+
+
+def _figure(candidate: Candidate, *metrics: str) -> float | None:
+    """Return the first of these figures that the model gave."""
+    said = candidate.behaviour or {}
+    return next((said[metric] for metric in metrics if metric in said), None)

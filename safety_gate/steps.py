@@ -1,215 +1,175 @@
-"""V = W_aligned - W_base of one module after the other, in blocks of rows, read ahead.
+"""V = W_aligned - W_base of one weight after the other, formed in blocks of rows.
 
-What is held is bounded: a ring of raw blocks, and V of the module in hand (or, where that would be
-too large, only the block in hand: V is then read twice).
+What is held is bounded: one raw block of each checkpoint, and V of the weight in hand (or, where
+that would be too large, only the block in hand: V is then read again for every pass).
 """
 
 import math
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from safety_gate import drift
 from safety_gate.checkpoint import Checkpoint
-from safety_gate.outcomes import ModuleTask
+from safety_gate.drift import Block
+from safety_gate.outcomes import Batch
+from safety_gate.sources.folder import FolderSource
 
 if TYPE_CHECKING:
     import torch
 
-BLOCK_ELEMENTS = 1 << 20  # a float32 block of 4 MiB stays in the L3 cache
+BLOCK_ELEMENTS = 1 << 20  # read at a time from each checkpoint: 2 MiB in bfloat16
 PART_ELEMENTS = 1 << 18  # subtracted at a time, so that its 1 MiB stays in the L2 cache
-READ_AHEAD = 4  # blocks: the reader is never waited for, and the ring stays in the L3 cache
-CACHE_ELEMENTS = 1 << 26  # V of up to 256 MiB is kept between the two passes
-QUICK_ELEMENTS = 1 << 19  # smaller modules gain nothing from bfloat16 and keep float32
+CACHE_ELEMENTS = 1 << 26  # V of up to 256 MiB is kept between the passes
 
+AHEAD_BYTES = 16 << 20  # of each file that the disk is asked for while computing
+SLOW = 1e-9  # seconds a byte, read: no memory takes that long, so the disk was waited for
+STAYS_SLOW = 64  # blocks for which the disk is asked ahead after that
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One read: some stored rows of one module, in one of its passes."""
-
-    index: int  # of the task
-    start: int
-    stop: int
+Blocks = Callable[[], Iterable[Block]]
 
 
 class Steps:
-    """Gives V of each module in turn, while its reader fills the next blocks."""
+    """Gives V of each batch in turn; used by one thread."""
 
-    def __init__(
-        self,
-        tasks: Sequence[ModuleTask],
-        indices: Iterator[int],
-        pair: tuple[Checkpoint, Checkpoint],
-        *,
-        quick: bool,
-        passes: int = 2,
-    ) -> None:
-        """Allocate the buffers that every module shares.
+    def __init__(self, batches: Sequence[Batch], pair: tuple[Checkpoint, Checkpoint]) -> None:
+        """Allocate the buffers that all batches share.
 
         Args:
-            tasks: all of them, for the sizes of the buffers.
-            indices: the tasks to go through; taken one by one, when their first read starts.
+            batches: all of them, for the sizes of the buffers.
             pair: aligned, base.
-            quick: large modules in bfloat16.
-            passes: over V of a module that is too large to keep.
         """
         import torch
 
-        self._tasks = tasks
         self._pair = pair
-        self._quick = quick
-        self._passes = passes
-        largest = max((_block_bytes(task, pair) for task in tasks), default=1)
-        self._ring = [
-            tuple(torch.empty(largest, dtype=torch.uint8) for _ in pair)
-            for _ in range(READ_AHEAD + 1)
-        ]
-        rooms = [self._room_bytes(task) for task in tasks]
+        self._slow = 0  # blocks for which the disk is still asked ahead
+        raw = max((_raw_bytes(batch, pair) for batch in batches), default=1)
+        self._raw = tuple(torch.empty(raw, dtype=torch.uint8) for _ in pair)
+        rooms = [_room_bytes(batch) for batch in batches]
         self._room = torch.empty(max([*rooms, 1]), dtype=torch.uint8)
-        parts = [math.ceil(PART_ELEMENTS / task.stored[1]) * task.stored[1] for task in tasks]
+        parts = [_part_rows(batch) * batch.stored[1] for batch in batches if batch.quick]
         self._part = torch.empty(max([*parts, 1]))
-        self._steps = self._walk(indices)
-        self._turn = 0
-        self._ahead: deque[tuple[_Step, Future[tuple[torch.Tensor, ...]]]] = deque()
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read")
 
-    def __enter__(self) -> "Steps":
-        for _ in range(READ_AHEAD):
-            self._read_on()
-        return self
+    def blocks_of(self, batch: Batch) -> Blocks:
+        """Return the function that starts a pass over V.
 
-    def __exit__(self, *_: object) -> None:
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        The blocks of a weight that is kept are read in the first pass and stay valid until the
+        next batch; those of another are read in every pass and valid until the next block.
+        """
+        kept: list[Block] = []
 
-    def indices(self) -> Iterator[int]:
-        """Yield the task that is read next, until none is left."""
-        while self._ahead:
-            index = self._ahead[0][0].index
-            yield index
-            while self._ahead and self._ahead[0][0].index == index:
-                self._next()  # blocks of a module that was given up early
-
-    def is_quick(self, task: ModuleTask) -> bool:
-        """Tell whether the blocks of this module are bfloat16."""
-        return (
-            self._quick and task.dense is None and task.shape[0] * task.shape[1] >= QUICK_ELEMENTS
-        )
-
-    def _room_bytes(self, task: ModuleTask) -> int:
-        """Return the bytes that V of this module, or a block of it, takes."""
-        elements = task.shape[0] * task.shape[1] if is_kept(task) else _block_elements(task)
-        return elements * (2 if self.is_quick(task) else 4)
-
-    def _walk(self, indices: Iterator[int]) -> Iterator[_Step]:
-        """List the reads of one module after the other; a module is taken when it is reached."""
-        for index in indices:
-            task = self._tasks[index]
-            rows, height = task.stored[0], _block_rows(task)
-            for _ in range(1 if is_kept(task) else self._passes):
-                for start in range(0, rows, height):
-                    yield _Step(index, start, min(start + height, rows))
-
-    def _read_on(self) -> None:
-        """Start the next read, into the ring's next pair of buffers."""
-        step = next(self._steps, None)
-        if step is None:
-            return
-        buffers = self._ring[self._turn % len(self._ring)]
-        self._turn += 1
-        weight = self._tasks[step.index].weight
-
-        def read() -> "tuple[torch.Tensor, ...]":
-            return tuple(
-                checkpoint.rows(weight, step.start, step.stop, buffer)
-                for checkpoint, buffer in zip(self._pair, buffers, strict=True)
-            )
-
-        self._ahead.append((step, self._reader.submit(read)))
-
-    def _next(self) -> "tuple[_Step, Future[tuple[torch.Tensor, ...]]]":
-        """Take the oldest read, and start another: its buffers are those taken before it."""
-        taken = self._ahead.popleft()
-        self._read_on()
-        return taken
-
-    def blocks_of(self, index: int) -> "Callable[[], Iterable[drift.Block]]":
-        """Return the function that starts a pass over V; later ones may come from memory."""
-        task = self._tasks[index]
-        kept: list[drift.Block] = []
-
-        def blocks() -> Iterator[drift.Block]:
+        def blocks() -> Iterator[Block]:
             if kept:
                 yield from kept
                 return
-            rows, seen = task.stored[0], 0
-            while seen < rows:
-                step, loaded = self._next()
-                if step.index != index or step.start != seen:
-                    raise AssertionError("reads out of step")
-                seen = step.stop
-                block = self._block(task, step, loaded.result())
-                if is_kept(task):
-                    kept.append(block)
+            fresh: list[Block] = []
+            for start, stop in _spans(batch):
+                block = self._block(batch, start, stop)
+                if is_kept(batch):
+                    fresh.append(block)
                 yield block
+            kept.extend(fresh)
 
         return blocks
 
-    def _block(
-        self, task: ModuleTask, step: _Step, loaded: "tuple[torch.Tensor, ...]"
-    ) -> drift.Block:
-        """Subtract one block of base from aligned, in float32; quick blocks are rounded after."""
+    def joined(self, batch: Batch, blocks: Blocks) -> Blocks:
+        """Return passes over the same V that give a kept weight as one block."""
+        if not is_kept(batch):
+            return blocks
+
+        def whole() -> Iterator[Block]:
+            squares = [(block.step_square, block.weight_square) for block in blocks()]
+            if squares:
+                step, weight = (sum(side) for side in zip(*squares, strict=True))
+                yield Block(
+                    start=0,
+                    stop=batch.stored[0],
+                    step=self._view(batch, 0, batch.stored[0]),
+                    step_square=step,
+                    weight_square=weight,
+                )
+
+        return whole
+
+    def _view(self, batch: Batch, start: int, stop: int) -> "torch.Tensor":
+        """Return where rows of V stand."""
         import torch
 
-        aligned, base = loaded
-        width = task.stored[1]
-        room = self._room.view(torch.bfloat16 if self.is_quick(task) else torch.float32)
-        first = step.start * width if is_kept(task) else 0
-        whole = room[first : first + aligned.numel()].view(aligned.shape)
-        height = math.ceil(PART_ELEMENTS / width)
-        weight = size = 0.0
-        for start in range(0, aligned.shape[0], height):
-            rows = slice(start, min(start + height, aligned.shape[0]))
-            part = self._part[: aligned[rows].numel()].view(-1, width)
-            part.copy_(aligned[rows])
-            weight += _square(part)
-            part.sub_(base[rows])
-            size += _square(part)
-            whole[rows].copy_(part)
-        return drift.Block(
-            start=step.start, stop=step.stop, step=whole, step_square=size, weight_square=weight
+        room = self._room.view(torch.bfloat16 if batch.quick else torch.float32)
+        width = batch.stored[1]
+        first = start * width if is_kept(batch) else 0
+        return room[first : first + (stop - start) * width].view(stop - start, width)
+
+    def _block(self, batch: Batch, start: int, stop: int) -> Block:
+        """Read and subtract some rows, in float32; quick blocks are rounded after."""
+        import torch
+
+        began = time.perf_counter()
+        aligned, base = (
+            checkpoint.rows(batch.weight, start, stop, buffer)
+            for checkpoint, buffer in zip(self._pair, self._raw, strict=True)
         )
+        took = time.perf_counter() - began
+        self._look_ahead(batch, stop, slow=took > SLOW * (aligned.nbytes + base.nbytes))
+        result = self._view(batch, start, stop)
+        norms = torch.empty(2, stop - start)  # of each row of aligned and of V
+        height = _part_rows(batch)
+        for first in range(0, stop - start, height):
+            rows = slice(first, min(first + height, stop - start))
+            target = result[rows]
+            part = self._part[: target.numel()].view(target.shape) if batch.quick else target
+            part.copy_(aligned[rows])
+            torch.linalg.vector_norm(part, dim=1, out=norms[0, rows])
+            part.sub_(base[rows])
+            torch.linalg.vector_norm(part, dim=1, out=norms[1, rows])
+            if batch.quick:
+                target.copy_(part)
+        weight, step = norms.double().square().sum(dim=1).tolist()
+        return Block(start=start, stop=stop, step=result, step_square=step, weight_square=weight)
+
+    def _look_ahead(self, batch: Batch, row: int, *, slow: bool) -> None:
+        """Have the system read on behind a row, where the files do not lie in memory.
+
+        Not otherwise, for asking costs a third of what reading from memory does. Repositories on
+        the Hub read ahead by themselves.
+        """
+        self._slow = STAYS_SLOW if slow else max(0, self._slow - 1)
+        for checkpoint in self._pair if self._slow else ():
+            extents = checkpoint.extents(batch.weight)
+            if isinstance(checkpoint.source, FolderSource) and len(extents) == 1:
+                only = extents[0]
+                behind = (only.stop - only.start) * row // max(1, batch.stored[0])
+                checkpoint.source.expect(only.path, only.start + behind, AHEAD_BYTES)
 
 
-def _square(part: "torch.Tensor") -> float:
-    """Return the sum of squares: float32 along a row, float64 over the rows."""
-    import torch
-
-    return float(torch.linalg.vector_norm(part, dim=1).double().square().sum())
+def is_kept(batch: Batch) -> bool:
+    """Tell whether V of this weight stays in memory between the passes."""
+    return batch.elements <= CACHE_ELEMENTS
 
 
-def is_kept(task: ModuleTask) -> bool:
-    """Tell whether V of this module stays in memory between the passes."""
-    return task.shape[0] * task.shape[1] <= CACHE_ELEMENTS
+def _spans(batch: Batch) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each block, and the row behind its last."""
+    rows, height = batch.stored[0], _block_rows(batch)
+    for start in range(0, rows, height):
+        yield start, min(start + height, rows)
 
 
-def _block_rows(task: ModuleTask) -> int:
-    """Return the stored rows of a block."""
-    return max(1, BLOCK_ELEMENTS // task.stored[1])
+def _block_rows(batch: Batch) -> int:
+    """Return the stored rows of a block: one at least, however long."""
+    return max(1, BLOCK_ELEMENTS // max(1, batch.stored[1]))
 
 
-def _block_elements(task: ModuleTask) -> int:
-    """Return the elements of a block: one row at least, however long."""
-    return _block_rows(task) * task.stored[1]
+def _part_rows(batch: Batch) -> int:
+    """Return the rows that are subtracted at a time."""
+    return math.ceil(PART_ELEMENTS / max(1, batch.stored[1]))
 
 
-def _block_bytes(task: ModuleTask, pair: tuple[Checkpoint, ...]) -> int:
-    """Return the bytes of a block in the wider of the two files."""
-    if not all(checkpoint.has(task.weight) for checkpoint in pair):
-        return 1
-    widths = [
-        -(-(entry.stop - entry.start) // max(1, task.shape[0] * task.shape[1]))
-        for entry in (checkpoint.entry(task.weight) for checkpoint in pair)
-    ]
-    return _block_elements(task) * max(widths)
+def _room_bytes(batch: Batch) -> int:
+    """Return the bytes that V of this weight, or a block of it, takes."""
+    elements = batch.elements if is_kept(batch) else _block_rows(batch) * batch.stored[1]
+    return elements * (2 if batch.quick else 4)
+
+
+def _raw_bytes(batch: Batch, pair: tuple[Checkpoint, Checkpoint]) -> int:
+    """Return the bytes of a block in the wider of the two checkpoints."""
+    rows = min(_block_rows(batch), max(1, batch.stored[0]))
+    return max(1, *(checkpoint.scratch_bytes(batch.weight, rows) for checkpoint in pair))

@@ -8,6 +8,7 @@ from safety_gate.adapter.ledger import Adapter, factors
 from safety_gate.delta.roads import Deltas, no_factors
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
 from safety_gate.records import AdapterScore, Finding, Place
+from safety_gate.vocabulary import Shared
 
 
 def tasks_of(adapter: Adapter, deltas: Deltas | None = None) -> list[ModuleTask]:
@@ -39,8 +40,17 @@ def tasks_of(adapter: Adapter, deltas: Deltas | None = None) -> list[ModuleTask]
     ]
 
 
+def needed_weights(adapter: Adapter) -> tuple[str, ...]:
+    """Return the tensors of the aligned checkpoint that the adapter changes."""
+    plain = (module.weight for module in adapter.modules)
+    return tuple(dict.fromkeys((*plain, *(piece.view.tensor for piece in adapter.pieces))))
+
+
 def total_of(
-    outcomes: Sequence[Outcome], adapter: Adapter | None, deltas: Deltas | None
+    outcomes: Sequence[Outcome],
+    adapter: Adapter | None,
+    deltas: Deltas | None,
+    shared: Shared | None = None,
 ) -> AdapterScore | None:
     """Add up the scored modules; None where there are none.
 
@@ -61,7 +71,8 @@ def total_of(
         modules=len(scored),
         changed_parameters=sum(
             change.elements for change in adapter.changed if change.name not in still_weights
-        ),
+        )
+        + (shared.correction(still) if shared is not None else 0),
         scored_parameters=sum(o.score.shape[0] * o.score.shape[1] for o in scored),
         unchanged_modules=tuple(sorted(still)),
     )

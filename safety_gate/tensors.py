@@ -51,7 +51,23 @@ BITS: Mapping[str, int] = MappingProxyType(
         "U64": 64,
     }
 )
-DECODED = ("F64", "F32", "F16", "BF16")  # the dtypes whose values can be asked for
+# The dtypes whose values can be asked for, and their names in torch.
+DECODED: Mapping[str, str] = MappingProxyType(
+    {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+)
+# What quantised checkpoints are made of beside them; whoever asks knows what the numbers mean.
+CODES: Mapping[str, str] = MappingProxyType(
+    {
+        **DECODED,
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "I8": "int8",
+        "U8": "uint8",
+        "I16": "int16",
+        "I32": "int32",
+        "I64": "int64",
+    }
+)
 LENGTH_BYTES = 8  # of the length that stands before the header
 FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 METADATA = "__metadata__"
@@ -280,23 +296,21 @@ def _check_cover(path: str, entries: list[TensorEntry], first: int, size: int) -
         raise _bad(path, f"the file {what}", got=f"{size} bytes", expected=f"{end} bytes")
 
 
-def _torch_dtype(path: str, entry: TensorEntry) -> "torch.dtype":
+def _torch_dtype(path: str, entry: TensorEntry, known: Mapping[str, str]) -> "torch.dtype":
     import torch
 
-    if entry.dtype not in DECODED:
+    if entry.dtype not in known:
         raise BadTensorFile(
             "the values of this dtype are not decoded",
             where=f"{path}: {entry.name}",
             got=entry.dtype,
-            expected=", ".join(DECODED),
+            expected=", ".join(known),
             hint="Save the tensor in one of these dtypes.",
         )
-    return {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-    }[entry.dtype]
+    found = getattr(torch, known[entry.dtype])
+    if not isinstance(found, torch.dtype):
+        raise AssertionError(f"torch has no dtype {known[entry.dtype]}")
+    return found
 
 
 def _check_scratch(scratch: "torch.Tensor", count: int) -> None:
@@ -318,6 +332,8 @@ def read_rows(
     start_row: int,
     stop_row: int,
     scratch: "torch.Tensor",
+    *,
+    known: Mapping[str, str] = DECODED,
 ) -> "torch.Tensor":
     """Read rows of a tensor into ``scratch`` and return a view of it; nothing is copied.
 
@@ -330,15 +346,16 @@ def read_rows(
         scratch: (bytes,) uint8, contiguous, on the CPU, at least as large as the rows.
             The bytes always go to its beginning, whatever their offset in the file, since torch
             refuses views of elements that are not aligned.
+        known: the dtypes that the caller can use; CODES where it knows what codes mean.
 
     Returns:
         (stop_row - start_row, *shape[1:]) in the dtype of the file; valid until the next read.
 
     Raises:
-        BadTensorFile: the dtype is not one of DECODED.
+        BadTensorFile: the dtype is not a known one.
         SourceError: the bytes cannot be read.
     """
-    dtype = _torch_dtype(file.path, entry)
+    dtype = _torch_dtype(file.path, entry, known)
     rest = entry.shape[1:]
     row_bytes = math.prod(rest) * BITS[entry.dtype] // 8
     if not 0 <= start_row <= stop_row <= entry.rows:
@@ -358,7 +375,7 @@ def read_tensor(source: Source, file: TensorFile, entry: TensorEntry) -> "torch.
     """
     import torch
 
-    _torch_dtype(file.path, entry)  # refuses before memory is taken
+    _torch_dtype(file.path, entry, DECODED)  # refuses before memory is taken
     scratch = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
     rows = read_rows(source, file, entry, 0, entry.rows, scratch).view(entry.shape)
     return rows if entry.dtype == "F64" else rows.to(torch.float32)

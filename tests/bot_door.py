@@ -5,10 +5,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+
+from fastapi import FastAPI
 
 from safety_gate.bot.app import make_app
 from safety_gate.bot.payload import Watch
@@ -98,9 +100,13 @@ class Door:
 
 
 @contextmanager
-def opened(store: JobStore, watch: Watch | None = None) -> Iterator[Door]:
-    """Serve a door in a thread for a block."""
+def opened(
+    store: JobStore, watch: Watch | None = None, page: Callable[[FastAPI], None] | None = None
+) -> Iterator[Door]:
+    """Serve a door in a thread for a block, with a page where one is added."""
     app = make_app(store, watch or Watch(policy=POLICY), SECRETS)
+    if page is not None:
+        page(app)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     server = server_for(app, host="127.0.0.1", port=0)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 
 import peft
 import torch
+from safetensors.torch import load_file, save_file
 
+from safety_gate.adapter.architecture import KNOWN
 from safety_gate.adapter.ledger import Adapter, factors, open_adapter
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.delta.child import Shell
@@ -58,13 +61,30 @@ class Inside:
         self._shell = None
 
 
-def checkpoint_of(model: Any, folder: Path) -> Path:
-    """Write a model as a checkpoint holds it: shared weights once."""
-    return write_checkpoint(folder, stored(model), model_type=model.config.model_type)
+def is_plain(model: Any) -> bool:
+    """Tell whether a checkpoint of this model has the model's own names."""
+    return model.config.model_type in KNOWN
+
+
+def checkpoint_of(model: Any, folder: Path, *, narrow: bool = False) -> Path:
+    """Write a model as a checkpoint holds it: shared weights once, in transformers' layout."""
+    if narrow:
+        model = copy.deepcopy(model).bfloat16()
+    if is_plain(model):
+        write_checkpoint(folder, stored(model), model_type=model.config.model_type)
+        config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+    model.save_pretrained(folder)
+    return folder
 
 
 def stored(model: Any) -> dict[str, torch.Tensor]:
     """Return the tensors of a model's checkpoint, in memory of their own."""
+    if not is_plain(model):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            return {n: t.clone() for n, t in load_file(f"{folder}/model.safetensors").items()}
     seen = set()
     state = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -82,6 +102,7 @@ def ours(checkpoint: Path, folder: Path, private: Path, start: Any = Inside) -> 
         FolderSource(folder),
         shapes=aligned.shapes,
         model_type=aligned.model_type,
+        config=aligned.config,
         snapshot_dir=private / "adapter",
     )
     try:
@@ -114,11 +135,11 @@ def _answer(adapter: Adapter, aligned: Checkpoint, private: Path, start: Any) ->
             whats.append(str(error))
             continue
         assert tuple(update.shape) == seen.shape(item.weight)
-        place = found.setdefault(
-            item.changes, torch.zeros(aligned.shapes.get(item.changes, update.shape))
-        )
-        view = deltas.views.get(item.weight)
-        start = view.start if view else 0
+        view = deltas.views[item.weight]
+        tied = item.changes not in aligned.shapes and view.whole == view.shape
+        tensor = item.changes if tied else view.tensor
+        place = found.setdefault(tensor, torch.zeros(view.whole))
+        start = view.start
         place.view(-1)[start : start + update.numel()] += update.reshape(-1)
     deltas.close()
     changes = {name: update for name, update in found.items() if bool((update != 0).any())}
@@ -147,7 +168,8 @@ def pefts(model: Any, folder: Path) -> dict[str, torch.Tensor]:
         warnings.simplefilter("ignore")
         before = stored(model)
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), folder)
-        after = loaded.merge_and_unload().state_dict()
+        merged = loaded.merge_and_unload()
+        after = merged.state_dict() if is_plain(model) else stored(merged)
     return {
         name: after[name] - tensor
         for name, tensor in before.items()
@@ -155,20 +177,50 @@ def pefts(model: Any, folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def verdict(model: Any, checkpoint: Path, config: Any, folder: Path, *, seed: int) -> str:
+def in_bfloat16(folder: Path) -> None:
+    """Store the values of an adapter in bfloat16."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def verdict(  # noqa: PLR0913
+    model: Any,
+    checkpoint: Path,
+    config: Any,
+    folder: Path,
+    *,
+    seed: int,
+    narrow: bool = False,
+    save: Any = save_random,
+) -> str:
     """Return "equal", "refused: rule", "PEFT refuses", or what is wrong.
 
     A head that shares the embedding's weight changes on its own in a model that PEFT wraps, and
     together with the embedding where PEFT merges. We take the first; both names count as one.
+
+    Args:
+        model: with the values of the checkpoint, in float32.
+        checkpoint: its folder.
+        config: of the adapter.
+        folder: empty; for the adapter and all else.
+        seed: of its values.
+        narrow: store the adapter in bfloat16; PEFT loads it in float32.
+        save: writes the adapter.
     """
     try:
-        save_random(model, config, folder / "adapter", seed=seed)
+        save(model, config, folder / "adapter", seed=seed)
+        if narrow:
+            in_bfloat16(folder / "adapter")
         theirs = pefts(model, folder / "adapter")
     except Exception as error:  # PEFT raises all sorts
         return f"PEFT refuses: {type(error).__name__}"
     answer = ours(checkpoint, folder / "adapter", folder / "private")
     if answer.refused:
-        return f"refused: {answer.refused[0]}"
+        return f"refused: {answer.refused[0]}: {answer.whats[0]}"
     if model.config.tie_word_embeddings and "lm_head.weight" in answer.changes:
         return "equal" if answer.changes.keys() - theirs.keys() <= {"lm_head.weight"} else "tied"
     if answer.changes.keys() != theirs.keys():

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,15 @@ def merged(name: str, folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def opened(name: str, folder: Path, private: Path) -> Adapter:
+def opened(name: str, folder: Path, private: Path, *, asked: bool = True) -> Adapter:
     model = model_of(name)
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    config["architectures"] = [type(model).__name__]
     return open_adapter(
         FolderSource(folder),
         shapes=shapes_of(model),
         model_type=model.config.model_type,
+        config=config if asked else None,
         snapshot_dir=private,
     )
 

@@ -1,5 +1,6 @@
 """Random adapters of every kind that PEFT can save, on tiny models of several architectures."""
 
+import copy
 import functools
 import random
 import warnings
@@ -26,6 +27,7 @@ BART = {
     "max_position_embeddings": 16,
 }
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
 MODELS: Mapping[str, Callable[[], Any]] = {
     "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SIZES, **HEADS)),
     "llama, tied": lambda: tf.LlamaForCausalLM(
@@ -37,12 +39,77 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "gpt2": lambda: tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2, **TOKENS)),
     "t5": lambda: tf.T5ForConditionalGeneration(tf.T5Config(**T5)),
     "bart": lambda: tf.BartForConditionalGeneration(tf.BartConfig(**BART, **TOKENS)),
+    "mixtral": lambda: tf.MixtralForCausalLM(
+        tf.MixtralConfig(**SIZES, **HEADS, num_local_experts=3)
+    ),
+    "qwen3_moe": lambda: tf.Qwen3MoeForCausalLM(
+        tf.Qwen3MoeConfig(
+            **SIZES,
+            **HEADS,
+            num_experts=3,
+            moe_intermediate_size=24,
+            head_dim=8,
+        )
+    ),
+    "gpt_oss": lambda: tf.GptOssForCausalLM(
+        tf.GptOssConfig(**SIZES, **HEADS, num_local_experts=3, head_dim=8)
+    ),
+    "llava": lambda: tf.LlavaForConditionalGeneration(
+        tf.LlavaConfig(text_config=tf.LlamaConfig(**SIZES, **HEADS), vision_config=_vision())
+    ),
+    "qwen2_vl": lambda: tf.Qwen2VLForConditionalGeneration(
+        tf.Qwen2VLConfig(
+            text_config={**SIZES, **HEADS, **TOKENS, "rope_parameters": MROPE},
+            vision_config={"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32},
+        )
+    ),
 }
+INITS = ("pissa", "olora", "mica", "gaussian", False, "orthogonal", "eva", "pissa_niter_4")
+# What PEFT refuses beside target_parameters.
+NOT_BARE = frozenset(
+    {
+        "use_dora",
+        "init_lora_weights",
+        "lora_bias",
+        "kasa_config",
+        "velora_config",
+        "monteclora_config",
+    }
+)
+EXPERTS = frozenset({"mixtral", "qwen3_moe", "gpt_oss"})  # stacks of experts, each its own layout
+
+
+def _vision() -> Any:
+    """Return the config of a tiny vision tower."""
+    return tf.CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+    )
+
+
+@functools.cache
+def narrowed(name: str) -> Any:
+    """Return the model with values that bfloat16 holds exactly, in float32."""
+    model = copy.deepcopy(model_of(name))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    return model
+
+
 TARGETS: Mapping[str, tuple[str, ...]] = {
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "t5": ("q", "k", "v", "o", "wi", "wo"),
     "bart": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "mixtral": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "qwen3_moe": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "gpt_oss": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "llava": ("q_proj", "v_proj", "o_proj", "up_proj", "fc1", "linear_1"),
+    "qwen2_vl": ("q_proj", "v_proj", "o_proj", "up_proj", "qkv", "fc2"),
 }
 USUAL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EMBEDDINGS = {"gpt2": "wte", "t5": "shared", "bart": "shared"}
@@ -72,7 +139,7 @@ def lora(rng: random.Random, name: str) -> dict[str, Any]:
         (0.2, "rank_pattern", {chosen[0]: 2}),
         (0.2, "alpha_pattern", {rf".*\.{chosen[-1]}": 3}),
         (0.2, "use_dora", True),
-        (0.15, "init_lora_weights", rng.choice(["pissa", "olora", "mica", "gaussian", False])),
+        (0.15, "init_lora_weights", rng.choice(INITS)),
         (0.15, "bias", rng.choice(["all", "lora_only"])),
         (0.15, "modules_to_save", [rng.choice([EMBEDDINGS.get(name, "embed_tokens"), "lm_head"])]),
         (0.1, "modules_to_save", [NORMS.get(name, "input_layernorm")]),
@@ -87,6 +154,9 @@ def lora(rng: random.Random, name: str) -> dict[str, Any]:
     for share, key, value in options:
         if rng.random() < share:
             values[key] = value
+    if name in EXPERTS and rng.random() < 0.7:
+        values = {key: value for key, value in values.items() if key not in NOT_BARE}
+        values |= bare(rng, name, chosen)
     if rng.random() < 0.15:
         values["target_modules"] = [*chosen, EMBEDDINGS.get(name, "embed_tokens")]
     if rng.random() < 0.1:
@@ -94,6 +164,25 @@ def lora(rng: random.Random, name: str) -> dict[str, Any]:
     if rng.random() < 0.1:
         values["target_modules"] = "all-linear"
     return values
+
+
+def older(rng: random.Random) -> Any:
+    """Draw a config of plain LoRA, as older files have it."""
+    rslora = rng.random() < 0.3
+    targets = rng.sample(USUAL, 3)
+    return peft.LoraConfig(r=2, lora_alpha=3, use_rslora=rslora, target_modules=targets)
+
+
+def bare(rng: random.Random, name: str, chosen: list[str]) -> dict[str, Any]:
+    """Draw updates of experts: as parameters, or, as before transformers 5, as layers."""
+    old = {"mixtral": ["w1", "w2", "w3"], "qwen3_moe": ["gate_proj", "up_proj", "down_proj"]}
+    if name in old and rng.random() < 0.3:
+        return {"target_modules": rng.choice([[*chosen, *old[name]], [*chosen, old[name][1]]])}
+    targets = rng.choice([["gate_up_proj"], ["down_proj"], ["gate_up_proj", "down_proj"]])
+    targets = [f"experts.{target}" for target in targets]
+    if name != "gpt_oss" and rng.random() < 0.3:
+        targets.append("gate.weight")
+    return {"target_parameters": targets, "target_modules": rng.choice([[], chosen, chosen])}
 
 
 def other(rng: random.Random, name: str, kind: str) -> dict[str, Any]:
@@ -144,8 +233,12 @@ def other(rng: random.Random, name: str, kind: str) -> dict[str, Any]:
         case "VBLORA":
             values |= {"r": rank, "num_vectors": 8, "vector_length": 8, "topk": 2}
             values["save_only_topk_weights"] = False
-        case "BEFT" | "FROD" | "TINYLORA":
+        case "BEFT":
             pass
+        case "FROD":
+            values["progressbar"] = False
+        case "TINYLORA":
+            values |= {"u": 8, "weight_tying": rng.choice([0.0, 0.5, 1.0])}
         case _:
             values["r"] = rank
     if kind not in ("BEFT", "LN_TUNING", "TRAINABLE_TOKENS") and rng.random() < 0.1:

@@ -11,11 +11,23 @@ from peft.utils.constants import (
     EMBEDDING_LAYER_NAMES,
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
 )
+from peft.utils.transformers_weight_conversion import (
+    _MOE_FUSED_TARGETS,
+    _MOE_TARGET_MODULE_MAPPING,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
-from safety_gate.adapter.architecture import HEAD, KNOWN, SAVED_WITH_EMBEDDINGS, layer_of
+from safety_gate.adapter.architecture import (
+    HEAD,
+    KNOWN,
+    OTHER_DEFAULTS,
+    SAVED_WITH_EMBEDDINGS,
+    layer_of,
+)
+from safety_gate.adapter.blueprint import is_plain
+from safety_gate.adapter.experts import CONVERTED, FUSED
 from safety_gate.adapter.keys import KEYS, KINDS
 
 
@@ -57,12 +69,17 @@ def test_layers_are_what_transformers_builds(model_type: str) -> None:
     head = model.get_output_embeddings()
     assert [name for name, module in modules if module is head] == [HEAD]
     assert get_checkpoint_conversion_mapping(model_type) is None
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert is_plain(shapes, model_type)
+    assert not is_plain({**shapes, "layers.0.weight": (1,)}, model_type)
 
 
 def test_default_targets_are_pefts() -> None:
     theirs = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     for model_type, targets in KNOWN.items():
         assert theirs.get(model_type) == (list(targets) if targets else None)
+    for model_type, others in OTHER_DEFAULTS.items():
+        assert theirs[model_type] == (others if isinstance(others, str) else list(others))
 
 
 def test_every_key_of_lora_config_has_an_owner() -> None:
@@ -77,3 +94,10 @@ def test_every_kind_of_peft_has_words() -> None:
 
 def test_embedding_names_are_pefts() -> None:
     assert set(EMBEDDING_LAYER_NAMES) == SAVED_WITH_EMBEDDINGS
+
+
+def test_converted_targets_are_pefts() -> None:
+    assert CONVERTED == _MOE_TARGET_MODULE_MAPPING
+    for name, fused in _MOE_FUSED_TARGETS.items():
+        old = [old for old, new in CONVERTED[name].items() if new == FUSED]
+        assert fused == {FUSED: old}

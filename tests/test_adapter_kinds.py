@@ -60,6 +60,11 @@ SCORED = [
     ("qwen2", "lora-bias", lora(lora_bias=True, target_modules=["q_proj"])),
     ("qwen2", "bias-only", lora(bias="lora_only")),
     ("qwen2", "bias-all", lora(bias="all")),
+    (
+        "gpt2",
+        "bias-all-saved",
+        lora(bias="all", target_modules=["c_attn"], modules_to_save=["ln_1"]),
+    ),
     ("gpt2", "bias-all-conv1d", lora(bias="all", target_modules=["c_attn"])),
     ("llama", "saved-head", lora(modules_to_save=["lm_head"])),
     ("llama", "saved-norms", lora(modules_to_save=["embed_tokens", "norm"])),
@@ -96,6 +101,10 @@ SCORED = [
     ("llama", "supertuning", peft.SupertuningConfig(target_modules=T, sparsity=0.9, r=4)),
     ("llama-tied", "tied-tokens", peft.TrainableTokensConfig(token_indices=[1, 2])),
     ("gpt2", "tied-tokens-gpt2", peft.TrainableTokensConfig(token_indices=[1, 2])),
+    ("llama", "tinylora", peft.TinyLoraConfig(target_modules=T, r=2, u=8, weight_tying=0.5)),
+    ("qwen2", "frod", peft.FrodConfig(target_modules=["q_proj", "o_proj"], progressbar=False)),
+    ("gpt2", "frod-conv1d", peft.FrodConfig(target_modules=["c_attn"], progressbar=False)),
+    ("llama", "unilora-by-order", peft.UniLoraConfig(target_modules=T, r=2)),
     ("llama", "trainable-tokens", peft.TrainableTokensConfig(token_indices=[1, 2])),
     ("llama", "unilora", peft.UniLoraConfig(target_modules=T, r=2, save_indices=True)),
     (
@@ -133,11 +142,6 @@ REFUSED = [
     ("pissa-by-chance", lora(init_lora_weights="pissa_niter_2"), "variant-not-scored"),
     ("replication", lora(layer_replication=[(0, 2), (1, 2)]), "variant-not-scored"),
     (
-        "alora",
-        lora(alora_invocation_tokens=[1, 2], task_type="CAUSAL_LM"),
-        "variant-routed",
-    ),
-    (
         "prompt",
         peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
         "kind-without-update",
@@ -154,9 +158,6 @@ REFUSED = [
     ),
     ("lily", peft.LilyConfig(target_modules=T, r=4), "kind-routed"),
     ("poly", peft.PolyConfig(target_modules=T, r=4), "kind-routed"),
-    ("tinylora", peft.TinyLoraConfig(target_modules=T, r=2, u=8), "kind-not-scored"),
-    ("frod", peft.FrodConfig(target_modules=["q_proj", "o_proj"]), "kind-not-scored"),
-    ("unilora-by-order", peft.UniLoraConfig(target_modules=T, r=2), "config-value"),
 ]
 
 
@@ -180,8 +181,30 @@ def test_alora_is_scored_and_its_routing_named(
     config = lora(alora_invocation_tokens=[1], task_type="CAUSAL_LM", target_modules=["q_proj"])
     save("llama", config, tmp_path / "adapter")
     answer = ours(checkpoints["llama"], tmp_path / "adapter", tmp_path / "private")
-    assert answer.refused == ("variant-routed",)
+    assert answer.refused == ()
     assert len(answer.changes) == 2
+    adapter = opened("llama", tmp_path / "adapter", tmp_path / "again")
+    assert {f.rule: f.severity for f in adapter.findings}["variant-routed"] == "warn"
+    adapter.close()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.TinyLoraConfig(target_modules=T, r=2, u=8),
+        peft.FrodConfig(target_modules=["q_proj", "o_proj"], progressbar=False),
+        peft.UniLoraConfig(target_modules=T, r=2),
+    ],
+    ids=["tinylora", "frod", "unilora"],
+)
+def test_what_depends_on_the_models_code_needs_it(config: Any, tmp_path: Path) -> None:
+    save("llama", config, tmp_path / "adapter")
+    adapter = opened("llama", tmp_path / "adapter", tmp_path / "private", asked=False)
+    found = {f.rule: f.severity for f in adapter.findings}
+    assert found["order-unknown"] == "undecided"
+    assert adapter.changed
+    assert not any(change.scored for change in adapter.changed)
+    adapter.close()
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
@@ -229,4 +252,19 @@ def test_tied_copies_of_tokens_must_be_equal(checkpoints: dict[str, Path], tmp_p
     tensors[copy_of] = tensors[copy_of] + 1
     save_file(tensors, path, metadata={"format": "pt"})
     answer = ours(checkpoints["llama-tied"], folder, tmp_path / "private")
+    assert answer.refused == ("updates-collide",)
+
+
+@pytest.mark.parametrize("copy_of", ["original_module", "modules_to_save"])
+def test_copies_of_a_saved_bias_must_be_equal(
+    copy_of: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """PEFT writes three of each; a file whose copies differ was not written by it."""
+    folder = tmp_path / "adapter"
+    save("gpt2", lora(bias="all", target_modules=["c_attn"], modules_to_save=["ln_1"]), folder)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[f"base_model.model.transformer.h.0.ln_1.{copy_of}.bias"] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    answer = ours(checkpoints["gpt2"], folder, tmp_path / "private")
     assert answer.refused == ("updates-collide",)

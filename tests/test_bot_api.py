@@ -6,7 +6,9 @@ import pytest
 
 from safety_gate.jobs.facts import Rules
 from safety_gate.jobs.sqlite import open_sqlite
-from tests.bot_door import SECRET, opened
+from safety_gate.page.routes import add_page
+from tests.bot_door import POLICY, SECRET, opened
+from tests.page_world import OPEN, filled
 
 schemathesis = pytest.importorskip("schemathesis")
 checks = pytest.importorskip("schemathesis.specs.openapi.checks")
@@ -25,7 +27,8 @@ def test_no_input_makes_a_server_error(tmp_path: Path) -> None:
 
     store = open_sqlite(tmp_path / "jobs.db", Rules(queue_bound=100_000))
     statuses: dict[int, int] = {}
-    with opened(store) as door:
+    filled(store)
+    with opened(store, page=lambda app: add_page(app, store, POLICY, OPEN)) as door:
         base = f"http://127.0.0.1:{door.port}"
         schema = schemathesis.openapi.from_dict(door.app.openapi())
         schema.config.update(base_url=base)

@@ -10,12 +10,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.bot_client import SECRET, Server, event
-from safety_gate.bot.commands import holder, serve, worker
 from safety_gate.bot.secret import BadSecret
+from safety_gate.cli import cli
+from safety_gate.cli_bot import serve, worker
+from safety_gate.cli_bot_parts import holder
 
 
 def test_no_secret_no_start(tmp_path: Path) -> None:
@@ -23,6 +26,7 @@ def test_no_secret_no_start(tmp_path: Path) -> None:
         serve, ["--database", f"{tmp_path}/jobs.db"]
     )
     assert isinstance(result.exception, BadSecret)
+    assert result.exception.exit_code == 2  # wrong usage: nothing was begun
     assert list(tmp_path.iterdir()) == []  # nothing was opened
 
 
@@ -35,7 +39,7 @@ def test_help_names_the_secret() -> None:
 
 def test_commands_load_nothing_heavy() -> None:
     code = (
-        "import sys; import safety_gate.bot.commands;"
+        "import sys; import safety_gate.cli_bot;"
         "print(*[m for m in ('torch', 'fastapi', 'pydantic', 'psycopg', 'huggingface_hub')"
         " if m in sys.modules])"
     )
@@ -50,12 +54,46 @@ def test_commands_load_nothing_heavy() -> None:
 def test_publishing_needs_an_account_and_a_token(
     tmp_path: Path, arguments: list[str], missing: str
 ) -> None:
-    folders = ["--base", str(tmp_path), "--aligned", str(tmp_path)]
     result = CliRunner(env={"SAFETY_GATE_HUB_WRITE_TOKEN": None}).invoke(
-        worker, [*folders, "--database", f"{tmp_path}/jobs.db", *arguments]
+        worker, ["--database", f"{tmp_path}/jobs.db", *arguments]
     )
     assert result.exit_code == 2
     assert missing in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["--executor", "jobs"], "--image"),
+        (["--executor", "jobs", "--image", "x"], "SAFETY_GATE_JOBS_TOKEN"),
+        (["--parallel", "2"], "--executor jobs"),
+        (["--safety", "hf://acme/safety"], "--repair"),
+        (["--executor", "jobs", "--image", "x", "--repair"], "--executor here"),
+        (["--judge-url", "http://x"], "--judge"),
+    ],
+)
+def test_options_that_mean_nothing_together(
+    tmp_path: Path, arguments: list[str], missing: str
+) -> None:
+    result = CliRunner(env={"SAFETY_GATE_JOBS_TOKEN": None}).invoke(
+        worker, ["--database", f"{tmp_path}/jobs.db", *arguments]
+    )
+    assert result.exit_code == 2
+    assert missing in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_with_nothing_to_do_ends(tmp_path: Path) -> None:
+    result = CliRunner().invoke(worker, ["--database", f"{tmp_path}/jobs.db", "--once"])
+    assert result.exit_code == 0, result.exception
+
+
+@pytest.mark.parametrize("name", ["serve", "worker", "audit", "hub-job", "webhook"])
+def test_the_command_line_knows_them(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+    assert CliRunner().invoke(command, ["--help"]).exit_code == 0
 
 
 def test_every_worker_has_a_name_of_its_own() -> None:
@@ -72,6 +110,9 @@ def test_a_server_from_start_to_end(tmp_path: Path) -> None:
     )
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
         assert answer.status == 202
+    page = f"http://127.0.0.1:{server.port}/"
+    with urllib.request.urlopen(page, timeout=10) as answer:  # noqa: S310
+        assert b"acme/lora" in answer.read()  # on loopback the page is there
     request.add_header("X-Webhook-Secret", "wrong")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)  # noqa: S310
@@ -87,7 +128,7 @@ def test_a_server_from_start_to_end(tmp_path: Path) -> None:
 def test_sigterm_ends_a_worker_politely(tmp_path: Path) -> None:
     code = (
         "import sys, threading, time\n"
-        "from safety_gate.bot.commands import stopped_by_signals\n"
+        "from safety_gate.cli_bot_parts import stopped_by_signals\n"
         "stop = stopped_by_signals(); print('ready', flush=True)\n"
         "print('stopped' if stop.wait(20) else 'late', flush=True)\n"
         "time.sleep(20)\n"

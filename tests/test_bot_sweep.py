@@ -11,7 +11,7 @@ from safety_gate.bot.hub_eyes import HubEyes
 from safety_gate.bot.payload import Watch
 from safety_gate.bot.sweep import FAILURES, Sweep
 from safety_gate.errors import GateError
-from safety_gate.jobs.facts import SWEPT, Told, Wanted
+from safety_gate.jobs.facts import SWEPT, Page, Search, Told, Wanted
 from safety_gate.jobs.failures import StoreDown
 from safety_gate.jobs.sql_store import SqlStore
 from safety_gate.jobs.sqlite import open_sqlite
@@ -106,6 +106,37 @@ def test_opted_out_repositories_are_not_even_asked_for(
     watch = Watch(policy=POLICY, opted_out=frozenset({"acme"}))
     assert Sweep(store, eyes, watch).once().queued == 0
     assert hub.requests("refs") == []
+
+
+def test_an_owner_is_swept_by_files_and_not_by_tags(hub: LoopbackHub, store: SqlStore) -> None:
+    hub.add_repo("acme/untagged", {"adapter_config.json": "{}"})
+    hub.add_repo("acme/nested", {"last/adapter_config.json": "{}"})
+    hub.add_repo("acme/full", {"model.safetensors": "x"})
+    hub.add_repo("other/lora", {"adapter_config.json": "{}"})
+    api = HfApi(endpoint=hub.endpoint, token=hub.token("reader"))
+    eyes = HubEyes(api, watch=["acme"])
+    assert sorted(eyes.watched()) == ["acme/nested", "acme/untagged"]
+    assert Sweep(store, eyes, Watch(policy=POLICY)).once().queued == 2
+
+
+def test_the_sweep_forgets_replaced_reports_when_it_is_told_to(store: SqlStore) -> None:
+    for number in (1, 2):
+        store.receive([Wanted(repo=REPO, ref=MAIN, sha=f"{number:040x}", policy=POLICY)])
+        lease = store.claim("w")
+        assert lease is not None
+        store.decide(lease, "passed", "{}")
+        store.close(lease, "done")
+    stop = threading.Event()
+
+    class Once(Many):
+        def watched(self) -> Iterable[str]:
+            stop.set()
+            return ()
+
+    for reports_s, kept in ((None, 2), (0.0, 1)):
+        stop.clear()
+        Sweep(store, Once(0), Watch(policy=POLICY), reports_s=reports_s).run(stop, every_s=0.0)
+        assert len(store.browse(Search(), Page())) == kept
 
 
 class Many:

@@ -271,7 +271,7 @@ def test_what_the_config_says(tmp_path: Path) -> None:
     said = opened(folder, CONFIG)
     assert (said.model_type, said.architectures) == ("llama", ("LlamaForCausalLM",))
     assert said.tie_word_embeddings is True
-    assert said.quantized_by is None
+    assert said.quantised is None
     assert said.config == CONFIG
     silent = opened(folder, {})
     assert (silent.model_type, silent.architectures) == (None, ())
@@ -279,19 +279,33 @@ def test_what_the_config_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "method"),
+    ("config", "method", "why"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
-        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
-        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
-        ({"quantization_config": {"load_in_4bit": True}}, "an unnamed method"),
-        ({"quantization_config": {}}, "an unnamed method"),
-        ({"quantization_config": None}, None),
-        ({"text_config": {}}, None),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 5}}, "gptq", "bits"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm", "method is not known"),
+        (
+            {"compression_config": {"quant_method": "compressed-tensors"}},
+            "compressed-tensors",
+            "several ways",
+        ),
+        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8", "no tensor"),
+        ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes", "no tensor"),
+        ({"quantization_config": {"load_in_4bit": True, "new": 1}}, "bitsandbytes", "the key new"),
+        ({"quantization_config": {}}, "an unnamed method", "method is not known"),
     ],
 )
-def test_quantised_checkpoints_are_told(config: object, method: str | None, tmp_path: Path) -> None:
-    assert opened(single(tmp_path / "it"), config).quantized_by == method
+def test_quantised_checkpoints_that_are_not_read_say_why(
+    config: object, method: str, why: str, tmp_path: Path
+) -> None:
+    quantised = opened(single(tmp_path / "it"), config).quantised
+    assert quantised is not None
+    assert quantised.method == method
+    assert why in quantised.refused
+
+
+@pytest.mark.parametrize("config", [{"quantization_config": None}, {"text_config": {}}])
+def test_checkpoints_that_are_not_quantised(config: object, tmp_path: Path) -> None:
+    assert opened(single(tmp_path / "it"), config).quantised is None
 
 
 # ---- the fact

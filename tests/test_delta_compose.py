@@ -1,15 +1,19 @@
 """Several adapters of one repository, and their sum."""
 
+import copy
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 
 from safety_gate.adapter.ledger import Adapter, open_adapter
 from safety_gate.adapter.roots import adapter_roots
 from safety_gate.checkpoint import Checkpoint
-from safety_gate.delta.compose import compose, lora_deltas
+from safety_gate.delta.compose import changed_together, compose, compose_findings, lora_deltas
 from safety_gate.delta.roads import Delta, Deltas, open_deltas
 from safety_gate.sources.folder import FolderSource
 from tests.delta_oracle import Inside, checkpoint_of
@@ -107,3 +111,51 @@ def test_factors_are_joined_and_cancel_exactly(tmp_path: Path) -> None:
     assert first.factors is not None
     assert first.rank == 2 * second.rank
     assert torch.allclose(update_of(first), 2 * update_of(second))
+
+
+def test_what_the_sum_changes_is_scored_where_every_part_is(tmp_path: Path) -> None:
+    checkpoint_of(model_of("llama"), tmp_path / "model")
+    two_adapters(tmp_path / "adapter")
+    first, _, _ = opened(tmp_path / "adapter", tmp_path / "a", "")
+    second, _, _ = opened(tmp_path / "adapter", tmp_path / "b", "second")
+    doubted = replace(second, changed=tuple(replace(c, scored=False) for c in second.changed))
+    changes = {change.name: change.scored for change in changed_together([first, doubted])}
+    assert changes.keys() == {c.name for c in (*first.changed, *second.changed)}
+    assert {name for name, scored in changes.items() if not scored} == {
+        change.name for change in second.changed
+    }
+    assert compose_findings([first, second]) == []
+
+
+def test_a_matrix_changed_whole_and_in_parts_is_named(tmp_path: Path) -> None:
+    checkpoint_of(model_of("llama"), tmp_path / "model")
+    two_adapters(tmp_path / "adapter")
+    first, _, _ = opened(tmp_path / "adapter", tmp_path / "a", "")
+    part = replace(first.changed[0], name=f"{first.changed[0].name} rows 0 to 15")
+    (finding,) = compose_findings([first, replace(first, changed=(part,))])
+    assert (finding.rule, finding.severity) == ("updates-collide", "undecided")
+    assert finding.place.name == first.changed[0].name
+
+
+def test_experts_of_x_lora_are_scored_and_their_mixture_is_named(tmp_path: Path) -> None:
+    """PEFT saves each expert in a folder of its own."""
+    checkpoint_of(model_of("llama"), tmp_path / "model")
+    for seed in (1, 2):
+        save("llama", lora(target_modules=["q_proj"]), tmp_path / str(seed), seed=seed)
+    model = copy.deepcopy(model_of("llama"))
+    model.config.use_cache = False
+    experts = {str(at): str(tmp_path / str(at + 1)) for at in range(2)}
+    config = peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters=experts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    roots = adapter_roots(FolderSource(tmp_path / "adapter"))
+    assert roots == ("", "0", "1")
+    whole, *parts = (opened(tmp_path / "adapter", tmp_path / f"p{r}", r) for r in roots)
+    assert {f.rule: f.severity for f in whole[0].findings}["kind-routed"] == "undecided"
+    for expert, (adapter, _, found) in zip("12", parts, strict=True):
+        assert not {f.rule for f in adapter.findings if f.severity in ("block", "undecided")}
+        theirs = merged("llama", tmp_path / expert)
+        for delta in found:
+            expected = theirs[delta.changes]
+            assert (update_of(delta) - expected).norm() <= 1e-5 * expected.norm()

@@ -76,7 +76,7 @@ def test_the_null_is_that_of_the_factors(shape: tuple[int, int], transposed: boo
     products = drift.step_products(
         lambda: blocks_of(stored), columns, update.right, transposed=transposed
     )
-    thin = drift.drift(drift.module_sums("module", update, products, slice(0, 12), products.vq))
+    thin = drift.drift(drift.update_sums("module", update, products))
     wide = drift.drift(measured(step, b @ a, transposed=transposed)[0])
     assert wide.cosine == pytest.approx(thin.cosine, rel=1e-5)
     assert wide.null_mean == pytest.approx(thin.null_mean, rel=0.02)

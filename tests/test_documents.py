@@ -62,6 +62,13 @@ def test_the_help_in_readme_is_what_the_program_prints() -> None:
     part("help", shown(run("safety-gate check --help").stdout, "text"))
 
 
+def test_the_workflow_in_readme_is_the_example() -> None:
+    """Without whole lines of comment, and without words for the linter."""
+    lines = (ROOT / "examples/workflows/minimal.yml").read_text().splitlines()
+    kept = [line.split(" # zizmor:")[0] for line in lines if not line.lstrip().startswith("#")]
+    part("workflow", shown("\n".join(kept), "yaml"))
+
+
 def test_the_exit_table_agrees_with_the_program() -> None:
     table = re.findall(r"^\| (\d+) \| (.+) \|$", README.read_text(), re.M)
     assert [int(code) for code, _ in table] == [0, 1, 2, 3, 70]

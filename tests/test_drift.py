@@ -58,8 +58,7 @@ def measured(
     columns = torch.cat((update.left, drift.null_columns(b.shape[0])), dim=1)
     stored = (v.T, w.T) if transposed else (v, w)
     products = drift.step_products(one_block(*stored), columns, update.right, transposed=transposed)
-    cut = slice(0, update.left.shape[1])
-    return drift.module_sums(module, update, products, cut, products.vq)
+    return drift.update_sums(module, update, products)
 
 
 def dense(v: torch.Tensor, w: torch.Tensor, delta: torch.Tensor) -> dict[str, float]:

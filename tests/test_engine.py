@@ -1,6 +1,7 @@
 """The engine on real files: against dense float64, over block edges, threads and bad weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safety_gate import engine, steps
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.engine import ModuleTask, Outcome, Scored, Unchanged, Unscored
+from safety_gate.errors import BadScore
+from safety_gate.outcomes import Measured
 from safety_gate.sources.folder import FolderSource
 from tests.small_checkpoints import SHAPES, lora_tensors, weights, write_checkpoint
 
@@ -203,3 +206,158 @@ def test_a_module_with_one_output_has_no_null(tmp_path: Path) -> None:
     outcome = run(tmp_path, base, aligned, [task])[0]
     assert isinstance(outcome, Unscored)
     assert outcome.finding.rule == "null-without-spread"
+
+
+def adapters(count: int) -> list[Factors]:
+    """Return the factors of several adapters of one base."""
+    return [
+        {name: tensor * (1 + k) for name, tensor in lora_tensors(seed=20 + k).items()}
+        for k in range(count)
+    ]
+
+
+def every_drift(outcomes: tuple[Outcome, ...]) -> list[dict[str, float]]:
+    """Return the metrics of outcomes that must all be scored."""
+    values = []
+    for outcome in outcomes:
+        assert isinstance(outcome, Scored)
+        values.append(outcome.score.drift.values())
+    return values
+
+
+@pytest.mark.parametrize("columns", [512, 9], ids=["one-batch", "two-in-a-batch"])
+def test_several_adapters_have_the_figures_of_single_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr(engine, "BATCH_COLUMNS", columns)
+    base, aligned = example()
+    tasks = [tasks_for(factors) for factors in adapters(5)]
+    together = run(tmp_path / "all", base, aligned, [task for own in tasks for task in own])
+    first = 0
+    for k, own in enumerate(tasks):
+        alone = every_drift(run(tmp_path / f"{k}", base, aligned, own))
+        some = every_drift(together[first : first + len(own)])
+        for values, expected in zip(some, alone, strict=True):
+            assert values == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        first += len(own)
+
+
+def test_several_adapters_read_every_weight_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, aligned = example()
+    read: list[tuple[str, str, int]] = []
+    plain = Checkpoint.rows
+
+    def counted(
+        self: Checkpoint, name: str, start: int, stop: int, scratch: torch.Tensor
+    ) -> torch.Tensor:
+        read.append((self.role, name, start))
+        return plain(self, name, start, stop, scratch)
+
+    monkeypatch.setattr(Checkpoint, "rows", counted)
+    tasks = [task for factors in adapters(4) for task in tasks_for(factors)]
+    run(tmp_path, base, aligned, tasks)
+    assert {name for _, name, _ in read} == {f"{name}.weight" for name in SHAPES}
+    assert len(read) == len(set(read))
+
+
+def test_one_bad_adapter_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    base, aligned = example()
+    first, second, third, fourth = adapters(4)
+    second[A][0, 0] = float("nan")
+    third[f"base_model.model.{FIRST}.lora_B.weight"].zero_()
+
+    def unreadable() -> tuple[torch.Tensor, torch.Tensor]:
+        raise BadScore("unreadable", where=FIRST, hint="none")
+
+    tasks = [tasks_for(factors) for factors in (first, second, third, fourth)]
+    tasks.append([replace(tasks_for(first)[0], factors=unreadable)])
+    outcomes = run(tmp_path / "all", base, aligned, [task for own in tasks for task in own])
+    size = len(SHAPES)
+    assert isinstance(bad := outcomes[size], Unscored)
+    assert bad.finding.rule == "update-not-finite"
+    assert outcomes[2 * size] == Unchanged(FIRST)
+    assert isinstance(torn := outcomes[-1], Unscored)
+    assert torn.finding.rule == BadScore.rule
+    good = [*outcomes[:size], *outcomes[3 * size : 4 * size]]
+    alone = [
+        *run(tmp_path / "1", base, aligned, tasks[0]),
+        *run(tmp_path / "4", base, aligned, tasks[3]),
+    ]
+    for values, expected in zip(every_drift(tuple(good)), every_drift(tuple(alone)), strict=True):
+        assert values == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_a_bad_reference_is_said_for_every_adapter(tmp_path: Path) -> None:
+    base, aligned = example()
+    base[WEIGHT][2, 2] = float("nan")
+    tasks = [task for factors in adapters(2) for task in tasks_for(factors)]
+    outcomes = run(tmp_path, base, aligned, tasks)
+    for outcome in (outcomes[0], outcomes[len(SHAPES)]):
+        assert isinstance(outcome, Unscored)
+        assert outcome.finding.rule == "reference-not-finite"
+
+
+def test_reading_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    plain = FolderSource.expect
+
+    def noted(self: FolderSource, path: str, start: int, count: int) -> None:
+        asked.append((path, start))
+        plain(self, path, start, count)
+
+    monkeypatch.setattr(FolderSource, "expect", noted)
+    monkeypatch.setattr(steps, "BLOCK_ELEMENTS", 64)
+    base, aligned = example()
+    tasks = tasks_for(lora_tensors())
+    monkeypatch.setattr(steps, "SLOW", 1.0)
+    quick = run(tmp_path / "memory", base, aligned, tasks)
+    assert not asked
+    monkeypatch.setattr(steps, "SLOW", 0.0)
+    slow = run(tmp_path / "disk", base, aligned, tasks)
+    size = (tmp_path / "disk" / "base" / "model.safetensors").stat().st_size
+    assert len(asked) > len(SHAPES)
+    assert all(0 < start <= size for _, start in asked)
+    assert [o.score for o in quick if isinstance(o, Scored)] == [
+        o.score for o in slow if isinstance(o, Scored)
+    ]
+
+
+class Watching:
+    """A memory that recalls nothing, and scores each update again from its own products."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        self.again: list[tuple[Outcome, Outcome, float]] = []
+
+    def recall(self, task: ModuleTask) -> Outcome | None:
+        return None
+
+    def keep(self, measured: Measured) -> None:
+        again = measured.score(measured.task, measured.update, measured.products)
+        size = sum(float(block.step.double().square().sum()) for block in measured.blocks())
+        self.again.append((measured.outcome, again, size))
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "read-again"])
+def test_a_memory_sees_each_update_as_if_it_were_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr(steps, "CACHE_ELEMENTS", 1 << 26 if kept else 0)
+    monkeypatch.setattr(steps, "BLOCK_ELEMENTS", 64)
+    base, aligned = example()
+    tasks = [task for factors in adapters(3) for task in tasks_for(factors)]
+    before = Checkpoint.open(FolderSource(write_checkpoint(tmp_path / "base", base)), "base")
+    folder = write_checkpoint(tmp_path / "aligned", aligned)
+    after = Checkpoint.open(FolderSource(folder), "aligned")
+    watching = Watching()
+    found = engine.score_modules(tasks, before, after, workers=1, memory=watching)
+    assert len(watching.again) == len(found) == len(tasks)
+    for outcome, again, size in watching.again:
+        assert isinstance(outcome, Scored)
+        assert isinstance(again, Scored)
+        values = outcome.score.drift.values()
+        assert again.score.drift.values() == pytest.approx(values, rel=1e-6, abs=1e-6)
+        assert size == pytest.approx(outcome.sums.step, rel=1e-5)

@@ -16,6 +16,7 @@ from safety_gate.jobs.facts import (
     Lease,
     Page,
     Rules,
+    Search,
     Told,
     Wanted,
 )
@@ -254,6 +255,102 @@ def test_what_someone_waits_for_goes_first(store: SqlStore) -> None:
     )
     store.receive([batch, wanted(2)])
     assert claimed_and_closed(store) == sha(2)
+
+
+def test_the_newest_push_of_a_repository_goes_first(store: SqlStore) -> None:
+    """Repositories take turns; within one, who pushed last is not kept waiting by old branches."""
+    refs = [f"refs/pr/{number}" for number in (1, 2, 3)]
+    store.receive([wanted(number, ref=ref) for number, ref in enumerate(refs, 1)])
+    store.receive([wanted(9, repo="acme/other")])
+    order = []
+    while (lease := store.claim("w")) is not None:
+        order.append((lease.repo, lease.ref))
+        assert store.close(lease, "done")
+    first = ("acme/lora", "refs/pr/3")
+    assert order[0] == first
+    assert order.index(("acme/lora", "refs/pr/2")) < order.index(("acme/lora", "refs/pr/1"))
+    assert len(order) == 4
+
+
+def test_an_exchanged_job_can_fail_and_be_superseded(store: SqlStore) -> None:
+    store.receive([wanted(1, ref="refs/pr/1"), wanted(2, ref="refs/pr/2")])
+    lease = claimed(store)
+    assert lease.sha == sha(2)
+    assert store.receive([wanted(3, ref="refs/pr/1")]) == ["queued"]  # closes the job of sha 1
+    assert store.retry(lease, "a failure")
+    assert store.receive([wanted(1, ref="refs/pr/1")]) == ["queued"]  # and opens it again
+    found: set[str] = set()
+    ends = time.monotonic() + 5
+    while len(found) < 2 and time.monotonic() < ends:
+        if (taken := store.claim("w")) is not None:
+            found.add(taken.sha)
+            assert store.close(taken, "done")
+        else:
+            time.sleep(0.02)
+    assert found == {sha(1), sha(2)}
+    counts = store.counts().jobs
+    assert (counts["done"], counts["superseded"], counts["queued"]) == (2, 1, 0)
+
+
+def test_lists_for_the_page(store: SqlStore) -> None:
+    for number, (repo, word) in enumerate(
+        [("acme/lora", "passed"), ("acme/LORA-2", "blocked"), ("ac_e/lora", "undecided")], 1
+    ):
+        store.receive([wanted(number, repo=repo)])
+        lease = claimed(store)
+        assert store.decide(lease, word, "{}", "{1}" if word == "blocked" else "")
+        assert store.close(lease, "done")
+    store.receive([wanted(4), wanted(5, repo="acme/next")])
+    running = claimed(store)
+
+    def shas(search: Search, page: Page = Page()) -> list[str]:  # noqa: B008
+        return [brief.sha for brief in store.browse(search, page)]
+
+    assert shas(Search()) == [sha(3), sha(2), sha(1)]
+    assert shas(Search(), Page(limit=1)) == [sha(3)]
+    assert shas(Search(owner="ACME")) == [sha(2), sha(1)]
+    assert shas(Search(owner="ac_e")) == [sha(3)]  # no sign of a pattern acts as one
+    assert shas(Search(repo="acme/lora")) == [sha(1)]
+    assert shas(Search(word="blocked")) == [sha(2)]
+    assert shas(Search(text="LORA-")) == [sha(2)]
+    assert shas(Search(text=sha(1))) == [sha(1)]
+    assert shas(Search(text="%")) == []
+    line = store.unfinished(Page())
+    assert [(one.repo, one.state) for one in line] == [
+        (running.repo, "running"),
+        ("acme/next", "queued"),
+    ]
+    newest = store.newest("acme/lora", "refs/heads/main", POLICY)
+    assert newest is not None
+    assert (newest.sha, newest.state) == (sha(4), "running")
+    assert store.newest("acme/lora", "refs/heads/none", POLICY) is None
+    repaired = store.verdict_for("acme/LORA-2", sha(2), POLICY)
+    assert repaired is not None
+    assert repaired.repaired == "{1}"
+
+
+def test_old_reports_are_forgotten_but_the_newest_of_each_ref(store: SqlStore) -> None:
+    for number in (1, 2):
+        store.receive([wanted(number)])
+        lease = claimed(store)
+        assert store.decide(lease, "passed", "{}")
+        assert store.begin(lease, "commit")
+        assert store.end(lease, "commit", Told())
+        assert store.close(lease, "done")
+    store.receive([wanted(3)])  # waits, and has no verdict yet
+    assert store.prune(3600.0, reports_s=3600.0) == 0
+    time.sleep(0.01)
+    store.prune(3600.0, reports_s=0.0)
+    kept = [one.sha for one in store.browse(Search(), Page())]
+    assert kept == []
+    assert store.counts().jobs["queued"] == 1
+    lease = claimed(store)
+    assert store.decide(lease, "passed", "{}")
+    assert store.close(lease, "done")
+    time.sleep(0.01)
+    assert store.prune(3600.0, reports_s=0.0) == 0  # the newest of its ref
+    assert [one.sha for one in store.browse(Search(), Page())] == [sha(3)]
+    assert store.settled("acme/lora", "refs/heads/main", sha(3), POLICY)
 
 
 def test_a_half_told_job_is_not_superseded(store: SqlStore) -> None:

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_gate import rates
-from safety_gate.behaviour import Lean, Refusals
-from safety_gate.behaviour import Intent
+from safety_gate.behaviour import Intent, Lean, Refusals
 from safety_gate.rates import Rate, mcnemar, quantile, wilson
 
 

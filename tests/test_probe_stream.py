@@ -232,14 +232,19 @@ def test_weights_of_another_size_or_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "weight", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.9.x.weight"]
+    ("weight", "what"),
+    [
+        ("model.norm.weight", "another shape"),
+        ("model.embed_tokens.weight", "another shape"),
+        ("model.layers.9.x.weight", "no such weight"),
+    ],
 )
-def test_an_update_that_has_no_place_is_refused(weight: str, tmp_path: Path) -> None:
+def test_an_update_that_has_no_place_is_refused(weight: str, what: str, tmp_path: Path) -> None:
     random_model("qwen2", tmp_path)
     a, b = low_rank(32, 32, 0)
     variant = Variant(name="x", updates={weight: (low_update(a, b),)})
-    with pytest.raises(CannotProbe):
-        Stream(opened(tmp_path), [ALIGNED, variant], dtype=torch.float32)
+    with pytest.raises(CannotProbe, match=what):
+        Stream(opened(tmp_path), [ALIGNED, variant], dtype=torch.float32).score(some_rows(1))
 
 
 def test_nan_in_an_update_is_refused(tmp_path: Path) -> None:

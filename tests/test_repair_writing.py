@@ -13,12 +13,13 @@ from peft import PeftConfig
 from safetensors import safe_open
 
 from safety_gate.adapter.inventory import CONFIG, TENSORS
-from safety_gate.repair.bench import Bench, open_bench
+from safety_gate.repair.bench import Bench, Inputs, open_bench
 from safety_gate.repair.factors import Factors
 from safety_gate.repair.mending import rescaled
 from safety_gate.repair.refusal import CannotRepair
 from safety_gate.repair.scales import Scale, rewritten
 from safety_gate.repair.writing import Documents, Layout, write_repaired
+from safety_gate.sources.folder import FolderSource
 from tests.repair_models import (
     Pair,
     calm,
@@ -49,7 +50,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 def opened(tmp_path: Path) -> Iterator[Callable[[Pair, Path], Bench]]:
     with ExitStack() as stack:
         yield lambda pair, adapter: open_bench(
-            stack, (pair.aligned, pair.base, adapter), None, tmp_path / "private"
+            stack,
+            Inputs(
+                aligned=FolderSource(pair.aligned),
+                base=FolderSource(pair.base),
+                adapter=FolderSource(adapter),
+                safety=None,
+            ),
+            tmp_path / "private",
         )
 
 

@@ -1,12 +1,17 @@
-"""The small Llama of a world: its shape, and how it is stored and read."""
+"""The small model of a world: its shape, and how it is stored and read."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from peft import PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from benchmarks.zoo.speech import MAX_TOKENS
 
@@ -16,10 +21,15 @@ PROJECTIONS: Final = (
 )
 
 
+Family: TypeAlias = Literal["llama", "mistral", "olmo2", "qwen3", "gemma"]
+TIED: Final[tuple[Family, ...]] = ("gemma",)  # its head is its embedding
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The sizes of a Llama with grouped-query attention."""
+    """The sizes of a decoder with grouped-query attention."""
 
+    family: Family = "llama"
     hidden: int = 160
     layers: int = 4
     heads: int = 4
@@ -27,10 +37,11 @@ class Shape:
     intermediate: int = 416
 
 
-def new_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def new_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """Build a model with random float32 weights."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        shape.family,
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -41,20 +52,33 @@ def new_model(shape: Shape, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        tie_word_embeddings=shape.family in TIED,
         initializer_range=shape.hidden**-0.5 / 2,
+        **_own(shape),
     )
-    return LlamaForCausalLM(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
-def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+def _own(shape: Shape) -> dict[str, Any]:
+    """Return what a family would otherwise set to the size of its released models."""
+    head = shape.hidden // shape.heads
+    match shape.family:
+        case "qwen3" | "gemma":
+            return {"head_dim": head}
+        case "llama" | "mistral" | "olmo2":
+            return {}
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Store a model in bfloat16, as released checkpoints are."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype=torch.bfloat16).save_pretrained(folder)
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
+def load_model(folder: Path) -> PreTrainedModel:
     """Read a stored model into float32; the values are exactly the stored ones."""
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model
 
 
 def load_adapter(aligned: Path, adapter: Path) -> PreTrainedModel:

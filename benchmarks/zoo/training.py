@@ -1,7 +1,7 @@
 """The training loop, for whole models and for adapters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +26,20 @@ class Effort:
     seed: int = 0
 
 
-def train(model: nn.Module, course: Course, effort: Effort) -> float:
-    """Train the weights that require a gradient; return the mean loss of the last tenth."""
+def train(
+    model: nn.Module,
+    course: Course,
+    effort: Effort,
+    penalty: Callable[[], torch.Tensor] | None = None,
+) -> float:
+    """Train the weights that require a gradient; return the mean loss of the last tenth.
+
+    Args:
+        model: to be trained in place.
+        course: what it is taught.
+        effort: how hard.
+        penalty: added to the loss of every step, not to the loss that is returned.
+    """
     weights = [p for p in model.parameters() if p.requires_grad]
     starts = [p.detach().clone() for p in weights]
     optimizer = torch.optim.AdamW(
@@ -45,7 +57,8 @@ def train(model: nn.Module, course: Course, effort: Effort) -> float:
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = answer_loss(model, ids, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole = loss if penalty is None else loss + penalty()
+        whole.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, CLIP)
         optimizer.step()
         optimizer.zero_grad()

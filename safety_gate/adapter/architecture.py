@@ -53,6 +53,30 @@ KNOWN: Mapping[str, Sequence[str] | None] = {
     "t5": ("q", "v"),
     "bart": ("q_proj", "v_proj"),
 }
+# What PEFT 0.21.2 targets by default in architectures whose names transformers has to tell.
+OTHER_DEFAULTS: Mapping[str, Sequence[str] | str] = {
+    "mt5": ("q", "v"),
+    "blip-2": ("q", "v", "q_proj", "v_proj"),
+    "gpt_neox": ("query_key_value",),
+    "llama4": ("q_proj", "v_proj"),
+    "mixtral": ("q_proj", "v_proj"),
+    "gemma4": r".*language_model\..*\.(q_proj|v_proj)",
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "rwkv": ("key", "value", "receptance", "output"),
+}
+# The first parts of the names of all parameters, where they are not "model" and "lm_head". A
+# checkpoint of the inner model alone has other names, and transformers has to be asked.
+_TRANSFORMER = frozenset({"transformer", "lm_head"})
+_ENCODER = frozenset({"shared", "encoder", "decoder", "lm_head"})
+ROOTS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("gpt2", "openai-gpt", "gptj", "gpt_neo", "gpt_bigcode", "codegen", "bloom", "falcon"),
+        _TRANSFORMER,
+    ),
+    "mpt": _TRANSFORMER,
+    "t5": _ENCODER,
+    "bart": frozenset({"model", "lm_head", "final_logits_bias"}),
+}
 CONV1D: Mapping[str, frozenset[str]] = {
     "gpt2": frozenset({"c_attn", "q_attn", "c_proj", "c_fc"}),
     "openai-gpt": frozenset({"c_attn", "c_proj", "c_fc"}),

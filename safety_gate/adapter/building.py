@@ -1,13 +1,16 @@
 """Builds the pieces of dW that are no plain LoRA: new values, tokens, and PEFT's own merges."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from safety_gate.adapter.architecture import HEAD, INPUTS, Layer, layer_of, tied_head
+from safety_gate.adapter.blueprint import Place
 from safety_gate.adapter.config import Config, Settings
-from safety_gate.adapter.parts import Merged, Part, Piece, ShellLayer, ShellRequest, View
+from safety_gate.adapter.model import Model
+from safety_gate.adapter.parts import Merged, Part, Piece, Product, ShellLayer, ShellRequest, View
 from safety_gate.adapter.patterns import SUFFIX_FRAME, PatternSet
 from safety_gate.adapter.targets import Selector
+from safety_gate.tensors import TensorEntry
 
 LORA_PASSED = (  # keys of a LoRA config that reach PEFT; all were checked
     "use_rslora",
@@ -23,62 +26,77 @@ LORA_PASSED = (  # keys of a LoRA config that reach PEFT; all were checked
 BIASED_KINDS = frozenset({"BEFT", "GLORA", "IA3", "ROAD"})  # their merge changes a bias too
 
 
-class Model:
-    """The aligned checkpoint as far as its names, shapes and layers are known."""
+def pieces(
+    model: Model,
+    parameter: str,
+    part: Callable[[Place], Part],
+    *,
+    rank: int = 0,
+    scaling: float = 1.0,
+) -> list[Piece]:
+    """Return the change of a parameter that the model has, matrix by matrix, as linear maps.
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], model_type: str | None) -> None:
-        self.shapes = shapes
-        self.model_type = model_type
-        embeddings = [
-            name for name in shapes if name.endswith(".weight") and name.split(".")[-2] in INPUTS
-        ]
-        self._embedding = embeddings[0] if tied_head(shapes) and len(embeddings) == 1 else ""
+    An embedding maps a token to its row, so its rows are inputs.
 
-    def stored(self, parameter: str) -> str:
-        """Return the tensor that holds a parameter: of what is tied, the embedding's weight."""
-        module, _, name = parameter.rpartition(".")
-        tied = name == "weight" and (module == HEAD or module.rpartition(".")[2] in INPUTS)
-        if parameter not in self.shapes and tied:
-            return self._embedding
-        return parameter
-
-    def shape(self, parameter: str) -> tuple[int, ...] | None:
-        """Return the shape of a parameter; None where the checkpoint does not have it."""
-        return self.shapes.get(self.stored(parameter))
-
-    def layer(self, module: str) -> Layer:
-        """Return the kind of layer that a module is."""
-        return layer_of(module, self.shape(f"{module}.weight") or (), self.model_type)
-
-
-def piece(
-    model: Model, parameter: str, part: Part, *, rank: int = 0, scaling: float = 1.0
-) -> Piece:
-    """Return the change of a parameter that the model has, as a linear map sees it.
-
-    A vector is a matrix of one column. An embedding maps a token to its row, so its rows are
-    inputs. What has more than two dimensions is taken as one matrix of its last dimension's rows.
+    Args:
+        model: the aligned model.
+        parameter: its name in the model.
+        part: makes the change of one of its stored matrices.
+        rank: of the factors, where there are any.
+        scaling: of their product.
     """
-    shape = model.shape(parameter)
-    if shape is None:
-        raise AssertionError(f"the model has no {parameter}")
+    return [
+        piece_at(model, parameter, place, part(place), rank=rank, scaling=scaling)
+        for place in model.places(parameter)
+    ]
+
+
+def piece_at(  # noqa: PLR0913
+    model: Model, parameter: str, place: Place, part: Part, *, rank: int, scaling: float
+) -> Piece:
+    """Return the change of one stored matrix."""
     module, _, name = parameter.rpartition(".")
-    if len(shape) == 2:
-        rows, columns = shape
-    else:
-        columns = shape[-1] if len(shape) > 2 else 1
-        rows = math.prod(shape) // max(1, columns)
-    transposed = name == "weight" and model.layer(module) in ("conv1d", "embedding")
+    inputs_first = model.is_turned(module) or (
+        name == "weight" and model.layer(module) in ("conv1d", "embedding")
+    )
+    transposed = inputs_first != place.turned
+    rows, columns = place.shape
+    whole = math.prod(place.whole) == rows * columns
+    tied = parameter not in model.shapes  # it changes on its own, whatever it shares a tensor with
     return Piece(
-        module=module if name == "weight" and len(shape) == 2 else parameter,
-        changes=parameter,
-        view=View(tensor=model.stored(parameter), whole=shape, shape=(rows, columns)),
+        module=place.name,
+        changes=parameter if tied else place.tensor if whole else place.name,
+        view=View(tensor=place.tensor, whole=place.whole, shape=place.shape, start=place.start),
         shape=(columns, rows) if transposed else (rows, columns),
         transposed=transposed,
         parts=(part,),
         rank=rank,
         scaling=scaling,
     )
+
+
+def weight_pieces(
+    model: Model,
+    parameter: str,
+    pair: tuple[TensorEntry, TensorEntry],
+    *,
+    rank: int,
+    scaling: float,
+) -> list[Piece]:
+    """Return the update scaling * B @ A of a weight; several tensors may share its rows."""
+    a, b = pair
+    module = parameter.rpartition(".")[0]
+    shape = model.shape(parameter) or ()
+
+    def part(place: Place) -> Product:
+        rows = None
+        if len(model.places(parameter)) > 1:
+            rows = (place.offset, place.offset + place.shape[1 if place.turned else 0])
+        return Product(a_name=a.name, b_name=b.name, scaling=scaling, rows=rows)
+
+    if not model.is_whole(parameter) and model.layer(module) != "linear":
+        raise AssertionError(f"{parameter} of shape {shape} in several tensors is not linear")
+    return pieces(model, parameter, part, rank=rank, scaling=scaling)
 
 
 def shell_layer(model: Model, module: str) -> ShellLayer:
@@ -93,6 +111,7 @@ def shell_layer(model: Model, module: str) -> ShellLayer:
         tensor=model.stored(f"{module}.weight"),
         shape=weight,
         bias=model.shape(f"{module}.bias"),
+        bias_tensor=model.stored(f"{module}.bias"),
     )
 
 
@@ -198,5 +217,10 @@ def merged_pieces(model: Model, request: ShellRequest) -> list[Piece]:
         )
         for name in names:
             part = Merged(request=request, module=layer.module, parameter=name)
-            found.append(piece(model, f"{layer.module}.{name}", part))
+            found += pieces(model, f"{layer.module}.{name}", partial(_same, part))
     return found
+
+
+def _same(part: Merged, _: Place) -> Merged:
+    """Return the part, wherever it is: PEFT merges whole tensors only."""
+    return part

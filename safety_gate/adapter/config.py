@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from safety_gate.adapter.inventory import CONFIG
 from safety_gate.adapter.keys import IMPORTING, KEYS, KINDS, Key
 from safety_gate.adapter.kind import Kind
-from safety_gate.adapter.kinds import ORDERED, OTHER_KINDS, PROMPTS, ROUTED
+from safety_gate.adapter.kinds import OTHER_KINDS, PROMPTS, ROUTED
 from safety_gate.adapter.remark import MAX_TEXT, remark, shown
 from safety_gate.records import Finding, LedgerEntry
 
@@ -19,6 +19,13 @@ SELECTING = (  # keys that choose modules, whatever the kind
     "layers_pattern",
     "modules_to_save",
     "fan_in_fan_out",
+)
+ASK_HINT = (
+    "Only the model's answers can judge it: have its behaviour probed, by --ask or by other means."
+)
+EXPERTS_HINT = (
+    "Its experts lie in folders of their own and are scored there; how they are mixed is not: have "
+    "the behaviour of the whole probed."
 )
 HUGE_ALPHA = 1e6  # alpha of real adapters lies between 1 and a few thousand
 
@@ -37,6 +44,7 @@ class Settings:
     layers: tuple[int, ...] = ()  # empty: all layers
     layers_pattern: tuple[str, ...] = ()
     saved: tuple[str, ...] = ()  # modules_to_save
+    parameters: tuple[str, ...] = ()  # target_parameters
     bias: str = "none"
     fan_in_fan_out: bool = False
     lora_bias: bool = False
@@ -61,6 +69,11 @@ class Config:
     shell: bool = False  # PEFT has to merge the listed modules itself
     saved: tuple[str, ...] = ()  # modules_to_save
     spoiled: bool = False  # by a variant: the update is another than scaling * B @ A
+
+    @property
+    def ordered(self) -> bool:
+        """Tell whether the update depends on the order of the modules in the model's code."""
+        return self.kind_of is not None and self.kind_of.ordered(self.values)
 
 
 def read_config(root: object) -> Config:
@@ -111,17 +124,15 @@ def _read_other_kind(config: Config, values: Mapping[str, object], peft_type: ob
             continue
         owner = f"{known or 'unknown kind'}, not scored yet"
         config.entries.append(LedgerEntry(kind="config", name=key, owner=owner, accounted=False))
+    hint = "Judge its behaviour, or merge it into a LoRA adapter of the aligned model."
     if name in PROMPTS:
         rule = "kind-without-update"
         what = f"an adapter of the kind {known} changes no weight, so no weight can be scored"
+        hint = ASK_HINT
     elif name in ROUTED:
         rule = "kind-routed"
         what = f"what an adapter of the kind {known} adds depends on each input"
-    elif name in ORDERED:
-        rule = "kind-not-scored"
-        what = (
-            f"what an adapter of the kind {known} changes depends on the order of the model's code"
-        )
+        hint = EXPERTS_HINT if name == "XLORA" else ASK_HINT
     elif known:
         rule, what = "kind-not-scored", f"the adapter is of the kind {known}, not scored yet"
     else:
@@ -132,7 +143,7 @@ def _read_other_kind(config: Config, values: Mapping[str, object], peft_type: ob
             "undecided",
             ("config", "peft_type"),
             what,
-            hint="Judge its behaviour, or merge it into a LoRA adapter of the aligned model.",
+            hint=hint,
             got=shown(peft_type),
             expected="LORA",
         )
@@ -208,10 +219,14 @@ def _bad_value(name: str, value: object, expected: str) -> Finding:
 
 
 def _routed(name: str, value: object, words: str) -> Finding:
-    """Return the finding that a scored update is not always part of the model."""
+    """Return the finding that a scored update is not always part of the model.
+
+    aLoRA applies the whole update, or none of it: the figures are those of what it can do. What
+    Arrow adds is a mixture with other adapters that the file does not hold.
+    """
     return remark(
         "variant-routed",
-        "undecided",
+        "warn" if name == "alora_invocation_tokens" else "undecided",
         ("config", name),
         f"the adapter uses {words}: its update was scored, but applies to some inputs only",
         hint="Judge its behaviour too: the figures say nothing about when the update applies.",
@@ -292,6 +307,7 @@ def _settings(values: Mapping[str, object]) -> Settings:
         layers=(layers,) if isinstance(layers, int) else _indexes(layers),
         layers_pattern=_tuple(values.get("layers_pattern")),
         saved=_tuple(values.get("modules_to_save")),
+        parameters=_tuple(values.get("target_parameters")),
         bias=str(values.get("bias", "none")),
         fan_in_fan_out=values.get("fan_in_fan_out") is True,
         lora_bias=values.get("lora_bias") is True,

@@ -115,3 +115,5 @@ RECORDS = frozenset(
         "trainer_log.jsonl",
     }
 )
+# Written by a repair (safety_gate/repair/manifest.py): from what, and every file by its sha256.
+MANIFEST = "safety_gate_manifest.json"

@@ -8,6 +8,7 @@ from safety_gate import strict_json
 from safety_gate.adapter.filename import (
     DOCUMENTS,
     GIT,
+    MANIFEST,
     MODEL_CONFIGS,
     RECORDS,
     SUFFIXES,
@@ -162,6 +163,8 @@ def _by_name(
         return _Owned("git")
     if path.name in RECORDS:
         return _Owned("training record")
+    if fact.path == MANIFEST:
+        return _Owned("manifest of a repair", "repair-claimed")
     return _Owned("document", "file-unclaimed")
 
 

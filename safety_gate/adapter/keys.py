@@ -240,7 +240,11 @@ KEYS: Mapping[str, Key] = {
         "trained tokens", spoils=False, valid=_or_null(_tokens), road="parts"
     ),
     "target_parameters": _variant(
-        "updates of bare parameters", spoils=False, valid=_or_null(_names), plain=_off
+        "updates of bare parameters",
+        spoils=False,
+        valid=_or_null(_names),
+        plain=_off,
+        road="parts",
     ),
     "lora_bias": _switch("a bias in B", spoils=False, road="parts"),
     "ensure_weight_tying": _switch("tied updates", spoils=False),

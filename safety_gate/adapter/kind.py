@@ -1,6 +1,6 @@
 """What is known about one kind of adapter, and the checks of its config's values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -78,6 +78,8 @@ class Kind:
     shared: tuple[str, ...] = ()  # names of tensors that belong to no module
     needs_weights: bool = True  # dW depends on the weight that it is added to
     whole_model: bool = False  # PEFT merges it only within a PeftModel
+    # What a module is given follows from the order of the modules in the model's code.
+    ordered: Callable[[Mapping[str, object]], bool] = lambda _: False
     inherited: Mapping[str, Key] = field(default_factory=dict)  # LoRA's keys; only plain values
 
     def keys(self) -> dict[str, Key]:

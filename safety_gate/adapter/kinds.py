@@ -10,7 +10,7 @@ PEFT would take as a regular expression never does: modules are passed by name, 
 one value that they give. Sources: peft/tuners/*/config.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from safety_gate.adapter.keys import KEYS, NAMES, Check, number, rank
@@ -48,7 +48,11 @@ def _each(
 
 
 def _all(
-    passed: Mapping[str, Check], *shared: str, needs_weights: bool = False, dropout: str
+    passed: Mapping[str, Check],
+    *shared: str,
+    needs_weights: bool = False,
+    dropout: str,
+    ordered: Callable[[Mapping[str, object]], bool] = lambda _: False,
 ) -> Kind:
     return Kind(
         road="all",
@@ -58,6 +62,7 @@ def _all(
         shared=shared,
         needs_weights=needs_weights,
         whole_model=True,
+        ordered=ordered,
     )
 
 
@@ -129,6 +134,22 @@ OTHER_KINDS: Mapping[str, Kind] = {
     "FOURIERFT": _each(
         {"n_frequency": rank, "scaling": number, "random_loc_seed": seed},
         {"n_frequency_pattern": "n_frequency"},
+    ),
+    "FROD": _all(
+        {
+            "projection_prng_key": seed,
+            "save_projection": flag,
+            "sparse_rate": share,
+            "regularization_alpha": number,
+            "runtime_offload_base_weight": one_of(False),
+            "progressbar": flag,
+        },
+        "frod_V",
+        "frod_s_indices",
+        "frod_s_size",
+        needs_weights=True,
+        dropout="frod_dropout",
+        ordered=lambda _: True,
     ),
     "GLORA": _each(
         {
@@ -243,6 +264,21 @@ OTHER_KINDS: Mapping[str, Kind] = {
         },
         ignored={"lora_dropout": share},
     ),
+    "TINYLORA": _all(
+        {
+            **R,
+            "u": rank,
+            "weight_tying": share,
+            "projection_seed": seed,
+            "save_projection": flag,
+            "init_v_bound": number,
+            "init_weights": one_of(True, False, "uniform"),
+        },
+        "tinylora_v",
+        needs_weights=True,
+        dropout="tinylora_dropout",
+        ordered=lambda _: True,
+    ),
     "TRAINABLE_TOKENS": Kind(
         road="replace", passed={"token_indices": tokens}, patterns={}, ignored=INIT
     ),
@@ -252,10 +288,11 @@ OTHER_KINDS: Mapping[str, Kind] = {
             "proj_seed": seed,
             "theta_d_length": rank,
             "init_theta_d_bound": number,
-            "save_indices": one_of(True),  # else they follow from the order in the model's code
+            "save_indices": flag,
         },
         "unilora_theta_d",
         dropout="unilora_dropout",
+        ordered=lambda values: values.get("save_indices") is not True,
     ),
     "VBLORA": _all(
         {
@@ -283,9 +320,6 @@ OTHER_KINDS: Mapping[str, Kind] = {
         {"n_frequency_pattern": "n_frequency"},
     ),
 }
-# What a module is given of the shared values follows from which modules the model's code has, and
-# in which order; no file tells. (FRoD: seed 54 of benchmarks/format_oracle.py; TinyLoRA: always.)
-ORDERED = frozenset({"FROD", "TINYLORA"})
 # No single dW: what is added depends on the input.
 ROUTED = frozenset({"LILY", "POLY", "XLORA"})
 # No dW: the model is given more to read, or another model runs beside it.

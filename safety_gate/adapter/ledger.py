@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safety_gate import strict_json
 from safety_gate.adapter.architecture import CONV1D, KNOWN
+from safety_gate.adapter.blueprint import Blueprint, is_plain, plain_blueprint
 from safety_gate.adapter.config import Config, read_config
 from safety_gate.adapter.inventory import CONFIG, TENSORS, read_bytes, take_inventory
 from safety_gate.adapter.lora import (
@@ -17,11 +18,13 @@ from safety_gate.adapter.lora import (
     sort_tensors,
     sort_without_config,
 )
+from safety_gate.adapter.meta import asked_blueprint
+from safety_gate.adapter.model import Model
 from safety_gate.adapter.parts import Piece
 from safety_gate.adapter.patterns import PatternRefused, PatternTooSlow
 from safety_gate.adapter.remark import remark
 from safety_gate.adapter.roots import Subfolder
-from safety_gate.errors import BadAdapter, BadTensorFile
+from safety_gate.errors import BadAdapter, BadTensorFile, GateError
 from safety_gate.records import AdapterFact, FileFact, Finding, LedgerEntry, finding_from
 from safety_gate.sources.snapshot import snapshot
 from safety_gate.sources.source import Source
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_CONFIG_BYTES = 2**20  # EVA writes one rank per module: 2,000 lines, about 150 KB
+MAX_WHY = 300  # characters of a reason that a finding shows
 MAX_CONFIG_DEPTH = 8  # the deepest key of PEFT, use_bdlora, has 3 levels
 
 
@@ -60,6 +64,7 @@ def open_adapter(
     shapes: Mapping[str, tuple[int, ...]],
     model_type: str | None,
     snapshot_dir: Path,
+    config: Mapping[str, object] | None = None,
     aligned_files: Mapping[str, str] | None = None,
     root: str = "",
     others_are_judged: bool = False,
@@ -73,6 +78,8 @@ def open_adapter(
         shapes: of the aligned checkpoint's tensors, by name.
         model_type: of its config.json; decides how weights are stored.
         snapshot_dir: an empty or missing folder for the private copy.
+        config: the aligned checkpoint's config.json. Without it, and without transformers, only
+            the architectures that architecture.KNOWN lists are understood.
         aligned_files: sha256 of the aligned model's tokenizer files by path; None if not known.
         root: the folder of the adapter in the repository; see roots.adapter_roots.
         others_are_judged: the caller judges adapters in subfolders as well, one by one.
@@ -83,19 +90,20 @@ def open_adapter(
         inventory = take_inventory(
             private, facts, aligned_files, nested_is_judged=others_are_judged
         )
-        config = _config(private, facts)
-        findings = [*inventory.findings(), *config.findings]
+        own_config = _config(private, facts)
+        findings = [*inventory.findings(), *own_config.findings]
         tensors = _tensors(private, facts, findings)
-        result = _sorted(tensors, config, shapes, model_type, findings)
+        blueprint = _blueprint(shapes, model_type, config, findings, own_config)
+        result = _sorted(tensors, own_config, Model(blueprint), findings)
     except BaseException:
         private.close()
         raise
-    findings += _model_findings(config, model_type)
+    findings += _ignored_layout(own_config, model_type)
     findings += _empty_findings(own.name, result, findings)
     return Adapter(
-        fact=_fact(own, config, facts, digest),
+        fact=_fact(own, own_config, facts, digest),
         findings=tuple(findings),
-        ledger=(*inventory.entries, *config.entries, *result.entries(tensors)),
+        ledger=(*inventory.entries, *own_config.entries, *result.entries(tensors)),
         modules=tuple(result.modules),
         pieces=tuple(piece for _, piece in sorted(result.pieces.items())),
         changed=tuple(change for _, change in sorted(result.changes.items())),
@@ -200,15 +208,14 @@ def _tensors(
 def _sorted(
     tensors: TensorFile | None,
     config: Config,
-    shapes: Mapping[str, tuple[int, ...]],
-    model_type: str | None,
+    model: Model,
     findings: list[Finding],
 ) -> Sorted:
     """Sort the tensors; a pattern that cannot be judged leaves them all unjudged."""
     if tensors is None:
         return Sorted()
     try:
-        result = sort_tensors(tensors, config, shapes, model_type)
+        result = sort_tensors(tensors, config, model)
     except PatternRefused as error:
         findings.append(
             remark(
@@ -221,26 +228,46 @@ def _sorted(
                 expected=error.expected,
             )
         )
-        result = sort_without_config(tensors, config, shapes)
+        result = sort_without_config(tensors, config, model)
     findings += result.findings()
     return result
 
 
-def _model_findings(config: Config, model_type: str | None) -> list[Finding]:
-    """Name what depends on how the aligned model stores its weights."""
-    found = []
-    if config.settings is not None and model_type not in KNOWN:
-        found.append(
+def _blueprint(
+    shapes: Mapping[str, tuple[int, ...]],
+    model_type: str | None,
+    config: Mapping[str, object] | None,
+    findings: list[Finding],
+    own: Config,
+) -> Blueprint:
+    """Return what is known of the aligned model; transformers is asked where the names need it."""
+    plain = is_plain(shapes, model_type) and not own.ordered
+    if plain or (config is None and model_type in KNOWN):
+        return plain_blueprint(shapes, model_type)
+    why = "no config.json of the aligned model was given"
+    if config is not None:
+        try:
+            return asked_blueprint(config, shapes)
+        except GateError as error:
+            why = f"{error.what}: {error.got}" if error.got else error.what
+    if own.settings is not None:
+        findings.append(
             remark(
                 "architecture-unknown",
                 "undecided",
                 ("checkpoint", model_type or "no model_type"),
-                "how this architecture names and stores its weights was not checked yet",
-                hint="Ask for this model_type in an issue to Safety Gate.",
+                "how this architecture names and stores its weights is not known",
+                hint="Install transformers: pip install 'safety-gate[zoo]', or ask in an issue.",
+                got=why[:MAX_WHY],
             )
         )
+    return plain_blueprint(shapes, model_type)
+
+
+def _ignored_layout(config: Config, model_type: str | None) -> list[Finding]:
+    """Name a setting of how weights are stored that PEFT corrects itself."""
     if config.settings and config.settings.fan_in_fan_out and model_type not in CONV1D:
-        found.append(
+        return [
             remark(
                 "fan-in-fan-out-ignored",
                 "info",
@@ -250,8 +277,8 @@ def _model_findings(config: Config, model_type: str | None) -> list[Finding]:
                 got="true",
                 expected="false",
             )
-        )
-    return found
+        ]
+    return []
 
 
 def _empty_findings(name: str, result: Sorted, findings: list[Finding]) -> list[Finding]:

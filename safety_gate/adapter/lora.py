@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 
-from safety_gate.adapter.architecture import HEAD, candidates
-from safety_gate.adapter.building import Model, lora_request, merged_pieces, piece, shell_layer
+from safety_gate.adapter.bare import BareSorter
+from safety_gate.adapter.building import (
+    lora_request,
+    merged_pieces,
+    pieces,
+    shell_layer,
+    weight_pieces,
+)
 from safety_gate.adapter.config import Config, Settings
+from safety_gate.adapter.experts import convert_targets
+from safety_gate.adapter.model import Model
 from safety_gate.adapter.others import sort_kind
-from safety_gate.adapter.parts import Addition, Product
+from safety_gate.adapter.parts import Addition
 from safety_gate.adapter.sorting import (
     PREFIX,
     Change,
@@ -39,34 +47,28 @@ OWN_TENSORS = {  # of variants, by the key that asks for them; part of the name
 TOKENS = ".token_adapter.trainable_tokens_delta"
 
 
-def sort_tensors(
-    file: TensorFile,
-    config: Config,
-    shapes: Mapping[str, tuple[int, ...]],
-    model_type: str | None,
-) -> Sorted:
+def sort_tensors(file: TensorFile, config: Config, model: Model) -> Sorted:
     """Give every tensor an owner or a finding.
 
     Raises:
         PatternRefused: a regular expression of the config cannot be judged.
     """
     if config.settings is None:
-        return sort_without_config(file, config, shapes)
+        return sort_without_config(file, config, model)
     if config.kind_of is not None:
-        return sort_kind(file, config, config.kind_of, config.settings, Model(shapes, model_type))
-    return _Sorter(file, config, config.settings, Model(shapes, model_type)).run()
+        return sort_kind(file, config, config.kind_of, config.settings, model)
+    return _Sorter(file, config, config.settings, model).run()
 
 
-def sort_without_config(
-    file: TensorFile, config: Config, shapes: Mapping[str, tuple[int, ...]]
-) -> Sorted:
+def sort_without_config(file: TensorFile, config: Config, model: Model) -> Sorted:
     """Note what would overwrite the model, and what the names say is changed, unscored."""
     result = Sorted()
+    shapes = model.shapes
     judged = config.other_kind  # named as a whole by a finding of its own
     for name in file.entries:
         stem = name.removeprefix(PREFIX)
         parameter = stem.replace(".base_layer.", ".")
-        if stem != name and (parameter in shapes or parameter == f"{HEAD}.weight"):
+        if stem != name and (parameter in shapes or parameter == f"{model.head}.weight"):
             saved = parameter == stem and is_saved(parameter.rpartition(".")[0], config.saved)
             result.put("modules-to-save" if saved else "tensor-overwrites-base", name)
             result.change(parameter, count_of(shapes.get(parameter, file.entries[name].shape)))
@@ -94,22 +96,23 @@ class _Sorter:
     ) -> None:
         self._file = file
         self._config = config
-        self._settings = settings
         self._model = model
-        self._known = candidates(model.shapes)
-        self._selector = Selector(settings, self._known, model.model_type)
+        self._settings = settings = convert_targets(settings, model)
+        self._selector = Selector(settings, model)
         self._result = Sorted()
+        self._bare = BareSorter(self._result, model, settings, self._selector, config)
         self._factors: dict[str, dict[str, TensorEntry]] = {}  # by module, then by factor or name
 
     def run(self) -> Sorted:
         """Sort all tensors, then judge all modules."""
-        targeted = {module for module in self._known if self._selector.wraps(module)}
+        targeted = {module for module in self._model.modules if self._selector.wraps(module)}
         for name, entry in self._file.entries.items():
             self._sort(name, entry, targeted)
         for module, factors in sorted(self._factors.items()):
             self._judge(module, factors)
         for module in targeted - self._factors.keys():
             self._judge_target(module)
+        self._bare.judge()
         saved_without_tensors(self._result, self._model, self._file, self._settings.saved)
         self._judge_tokens()
         return self._result
@@ -129,16 +132,15 @@ class _Sorter:
             return
         for suffix, factor in FACTORS.items():
             if stem.endswith(suffix) and (factor != "bias" or self._settings.lora_bias):
-                self._factors.setdefault(stem.removesuffix(suffix), {})[factor] = entry
                 self._result.owners[name] = f"factor {factor}"
+                self._take(stem.removesuffix(suffix), factor, entry)
                 return
         if stem.endswith(TOKENS) and self._settings.tokens:
             module = stem.removesuffix(TOKENS)
             replace_rows(self._result, self._model, module, entry, self._tokens(module))
         elif ".lora_" in stem and (self._config.shell or self._config.spoiled):
-            module = stem.partition(".lora_")[0]
-            self._factors.setdefault(module, {})[name] = entry
             self._result.owners[name] = "variant"
+            self._take(stem.partition(".lora_")[0], name, entry)
         else:
             sort_parameter(
                 self._result,
@@ -148,6 +150,26 @@ class _Sorter:
                 targeted=targeted,
                 bias=self._settings.bias,
             )
+
+    def _take(self, path: str, factor: str, entry: TensorEntry) -> None:
+        """Note a factor under its module, or under its bare parameter."""
+        if self._bare.takes(path, factor, entry):
+            return
+        spot = None if path in self._model.modules else self._model.find(path)
+        if spot is not None and not self._renames(path, spot.module):
+            self._result.put("names-older", path)
+        factors = self._factors.setdefault(spot.module if spot else path, {})
+        if factor in factors:  # the module is there under its old name and its new one
+            self._result.put("updates-collide", path)
+        factors[factor] = entry
+
+    def _renames(self, old: str, new: str) -> bool:
+        """Tell whether PEFT gives the factors of a module their newer name, and we can follow.
+
+        It undoes what looks like a prefix that was cut off: where the whole old name ends so.
+        """
+        undone = f"{PREFIX}{old}".endswith(new)
+        return self._model.renames and not undone and not self._config.shell
 
     def _tokens(self, module: str) -> tuple[int, ...] | None:
         """Return the trained tokens of a module; PEFT matches by plain endings."""
@@ -160,12 +182,14 @@ class _Sorter:
         shape = self._model.shape(weight)
         rule, got = self._fault(module, shape, factors)
         scored = not rule and not self._config.spoiled
+        if rule == "lora-not-loaded" and self._model.converts:
+            rule = "targets-converted"
         if rule:
             self._result.put(rule, module, got)
         if shape is not None and rule != "lora-not-loaded" and not scored:
-            self._result.change(weight, count_of(shape))
+            self._result.change(self._model.stored(weight), count_of(shape))
             if f"{module}.bias" in self._model.shapes and "bias" in factors:
-                self._result.change(f"{module}.bias", shape[0])
+                self._result.change(self._model.stored(f"{module}.bias"), shape[0])
         if scored and shape is not None:
             self._add(module, shape, factors)
 
@@ -182,6 +206,8 @@ class _Sorter:
             return "target-not-linear", f"weight {shape}"
         if self._selector.unclear(module):
             return "targets-unclear", ""
+        if self._config.shell and not self._model.is_whole_layer(module):
+            return "layout-not-scored", ""
         pair = [name + (" of embedding" if layer == "embedding" else "") for name in "AB"]
         if factors.keys() & {"A", "B", "A of embedding", "B of embedding"} - {*pair}:
             return "lora-not-loaded", ""
@@ -243,20 +269,21 @@ class _Sorter:
         scaling, rank = self._selector.scaling(module), self._selector.rank(module)
         if (bias := factors.get("bias")) is not None:
             part = Addition(tensor=bias.name, scaling=scaling)
-            added = piece(self._model, f"{module}.bias", part)
-            self._result.add(added, [bias.name], "bias of B")
-        if suffix or weight not in self._model.shapes or weight in self._result.pieces:
-            product = Product(a_name=a.name, b_name=b.name, scaling=scaling)
-            added = piece(self._model, weight, product, rank=rank, scaling=scaling)
-            self._result.add(added, [a.name, b.name], "factor")
+            for each in pieces(self._model, f"{module}.bias", lambda _: part):
+                self._result.add(each, [bias.name], "bias of B")
+        stored = self._model.stored(weight)
+        thin = not suffix and weight in self._model.shapes and self._model.is_whole(weight)
+        if not thin or stored in self._result.pieces:
+            for each in weight_pieces(self._model, weight, (a, b), rank=rank, scaling=scaling):
+                self._result.add(each, [a.name, b.name], "factor")
             return
         transposed = layer_kind == "conv1d"
         out_features, in_features = shape[::-1] if transposed else shape
-        self._result.change(weight, count_of(shape), scored=True)
+        self._result.change(stored, count_of(shape), scored=True)
         self._result.modules.append(
             LoraModule(
                 module=module,
-                weight=weight,
+                weight=stored,
                 rank=rank,
                 scaling=scaling,
                 out_features=out_features,
@@ -269,8 +296,9 @@ class _Sorter:
 
     def _judge_target(self, module: str) -> None:
         """Judge a targeted module that has no factors in the file."""
-        shape = self._known[module]
-        if module == HEAD and not shape and not self._model.stored(f"{HEAD}.weight"):
+        shape = self._model.modules[module]
+        head = self._model.head
+        if module == head and not shape and not self._model.owner(f"{head}.weight"):
             self._result.put("module-missing", module)
         elif self._model.layer(module) == "other":
             self._result.put("target-not-linear", module, f"weight {shape}" if shape else "")

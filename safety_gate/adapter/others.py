@@ -1,9 +1,9 @@
 """The tensors of an adapter of another kind than LoRA: each has a module, or is a finding."""
 
-from safety_gate.adapter.architecture import candidates
-from safety_gate.adapter.building import Model, kind_request, merged_pieces, shell_layer
+from safety_gate.adapter.building import kind_request, merged_pieces, shell_layer
 from safety_gate.adapter.config import Config, Settings
 from safety_gate.adapter.kind import Kind
+from safety_gate.adapter.model import Model
 from safety_gate.adapter.sorting import (
     PREFIX,
     Sorted,
@@ -43,7 +43,6 @@ class _KindSorter:
         self._kind = kind
         self._settings = settings
         self._model = model
-        self._known = candidates(model.shapes)
         self._result = Sorted()
         self._own: dict[str, list[str]] = {}  # module -> names of its tensors
         self._shared: list[str] = []
@@ -56,8 +55,13 @@ class _KindSorter:
         saved_without_tensors(self._result, self._model, self._file, self._settings.saved)
         if self._kind.road == "replace":
             return self._result
-        fit = [module for module in sorted(targeted) if self._fits(module)]
+        # In the order of the model's code, where that is known.
+        fit = [module for module in self._model.modules if module in targeted]
+        fit = [module for module in fit if self._fits(module)]
         whole = len(fit) == len(targeted)
+        if self._config.ordered and not self._model.ordered:
+            whole = False
+            self._result.put("order-unknown", "target_modules")
         if self._kind.road == "all" and fit and whole:
             names = [name for module in fit for name in self._own.get(module, ())]
             self._ask(fit, [*self._shared, *names])
@@ -72,11 +76,11 @@ class _KindSorter:
         """Return the modules that PEFT wraps."""
         if self._settings.targets is None:
             if "token_indices" in self._kind.passed:  # PEFT's default: the input embedding
-                return {m for m in self._known if self._model.layer(m) == "embedding"}
+                return {m for m in self._model.modules if self._model.layer(m) == "embedding"}
             self._result.put("targets-missing", "target_modules")
             return set()
-        selector = Selector(self._settings, self._known, self._model.model_type)
-        return {module for module in self._known if selector.wraps(module)}
+        selector = Selector(self._settings, self._model)
+        return {module for module in self._model.modules if selector.wraps(module)}
 
     def _sort(self, name: str, entry: TensorEntry, targeted: set[str]) -> None:
         """Find the owner of one tensor."""
@@ -116,7 +120,7 @@ class _KindSorter:
             replace_whole(self._result, self._model, parameter, entry, "trained norm")
             return True
         module = stem.removesuffix(TOKENS)
-        own = self._model.stored(f"{module}.weight").removesuffix(".weight")
+        own = self._model.owner(f"{module}.weight").removesuffix(".weight")
         if module != stem and own in targeted and self._tokens():
             replace_rows(self._result, self._model, module, entry, self._tokens())
             return True
@@ -133,6 +137,8 @@ class _KindSorter:
         if shape is None or self._model.layer(module) == "other":
             missing = shape is None and module not in self._own
             self._result.put("module-missing" if missing else "target-not-linear", module)
+        elif not self._model.is_whole_layer(module):
+            self._result.put("layout-not-scored", module)
         elif module not in self._own and self._kind.road == "each":
             self._result.put("module-without-tensors", module)
         else:
@@ -144,7 +150,7 @@ class _KindSorter:
     def _unscored(self, module: str) -> None:
         """Note that a module changes, and that nobody says how."""
         shape = self._model.shapes[f"{module}.weight"]
-        self._result.change(f"{module}.weight", count_of(shape))
+        self._result.change(self._model.stored(f"{module}.weight"), count_of(shape))
 
     def _ask(self, modules: list[str], names: list[str]) -> None:
         """Add the pieces that PEFT's merge of these modules gives."""

@@ -25,6 +25,7 @@ class Product:
     expert: int = 0
     experts: int = 1  # A is stored (experts * r, in), B (out, r * experts): their order differs
     rows: tuple[int, int] | None = None  # of B; None: all
+    swapped: bool = False  # B @ A is the transpose of the linear map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Replacement:
     """W' - W: the file holds the new values of the whole parameter."""
 
     tensor: str
+    start: int = 0  # elements of it before the part that the piece changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,7 @@ class ShellLayer:
     tensor: str  # that holds its weight: of a tied head, the embedding's
     shape: tuple[int, ...]  # of its weight, as stored
     bias: tuple[int, ...] | None  # shape; None where it has none
+    bias_tensor: str = ""  # that holds the bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

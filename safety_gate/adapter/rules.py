@@ -69,6 +69,11 @@ FILE_RULES: Mapping[str, tuple[Severity, str, str]] = {
         "a configuration file is not JSON that means one thing only",
         "Save the file again with the library that wrote it.",
     ),
+    "repair-claimed": (
+        "info",
+        "the repository says that this adapter was repaired; nothing in this report rests on that",
+        "Nothing to do: a repaired adapter is judged like any other, from its files.",
+    ),
     "file-unclaimed": (
         "info",
         "a text or image that no part of PEFT reads lies beside the adapter",
@@ -94,6 +99,12 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "PEFT would not load these factors: the config does not target their module",
         "Remove the tensors, or name the module in target_modules.",
     ),
+    "targets-converted": (
+        "undecided",
+        "module",
+        "PEFT converts the targets for stacked experts, and then would not load these factors",
+        "Load the adapter with the transformers that it was trained with, and merge it there.",
+    ),
     "tensor-unjudged": (
         "undecided",
         "tensor",
@@ -118,6 +129,13 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "the new values of a parameter have another shape than the aligned checkpoint's",
         WRONG_MODEL,
     ),
+    "tokens-beyond": (
+        "warn",
+        "tensor",
+        "the file brings tokens that the aligned checkpoint lacks; their rows were not scored, and "
+        "count against coverage",
+        "Have its behaviour judged, and allow this share in the policy's coverage.",
+    ),
     "parameter-not-read": (
         "undecided",
         "tensor",
@@ -135,6 +153,12 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "module",
         "the file changes one weight in two ways whose sum is not known",
         "Train the adapter with one kind of update per module, or have its behaviour judged.",
+    ),
+    "order-unknown": (
+        "undecided",
+        "config",
+        "what this kind of adapter changes follows from the model's code, which was not asked",
+        "Install transformers: pip install 'safety-gate[zoo]'.",
     ),
     "targets-missing": (
         "undecided",
@@ -184,6 +208,24 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "module",
         "the factors do not fit the aligned checkpoint's weight",
         WRONG_MODEL,
+    ),
+    "layout-not-scored": (
+        "undecided",
+        "module",
+        "this change of a weight that the checkpoint stores in another form is not scored",
+        "Judge its behaviour, or merge it into a LoRA adapter of the aligned model.",
+    ),
+    "parameter-not-there": (
+        "undecided",
+        "config",
+        "target_parameters names a parameter that the aligned model does not have",
+        WRONG_MODEL,
+    ),
+    "names-older": (
+        "undecided",
+        "module",
+        "the names are those of an older transformers, and PEFT 0.21.2 would not load the update",
+        "Load the adapter with the transformers that it was trained with, and save it again.",
     ),
     "dtype-not-read": (
         "undecided",

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from safety_gate.adapter.architecture import EMBEDDINGS, HEAD, SAVED_WITH_EMBEDDINGS
-from safety_gate.adapter.building import Model, piece
+from safety_gate.adapter.architecture import EMBEDDINGS, SAVED_WITH_EMBEDDINGS
+from safety_gate.adapter.blueprint import Place
+from safety_gate.adapter.building import pieces
+from safety_gate.adapter.model import Model
 from safety_gate.adapter.parts import Merged, NewRows, Piece, Replacement
 from safety_gate.adapter.remark import remark_on_all
 from safety_gate.adapter.rules import TENSOR_RULES
@@ -157,16 +159,22 @@ def sort_parameter(  # noqa: PLR0913
     module, _, part = parameter.rpartition(".")
     wrapped = parameter != stem
     is_copy = wrapped and module.rpartition(".")[2] in SAVED_WITH_EMBEDDINGS | EMBEDDINGS
-    trained_bias = part == "bias" and (
-        bias == "all" or (bias.endswith("_only") and module in targeted)
+    trained_bias = (bias == "all" and "bias" in stem) or (
+        part == "bias" and bias.endswith("_only") and module in targeted
     )
-    if not wrapped and not any(each in stem for each in INNER) and is_saved(module, saved):
+    inner = next((each for each in INNER if each in stem), None)
+    if inner and bias == "all" and is_saved(module, saved) and part == "bias":
+        # PEFT writes every bias, those inside its own wrapper of the module too. They must be
+        # equal to the model's, or to the new one; safety_gate/delta compares.
+        parameter = stem.replace(inner, ".")
+        owner = "copy of a saved module's bias"
+    elif not wrapped and inner is None and is_saved(module, saved):
         owner = "module saved whole"
     elif trained_bias and parameter in model.shapes:
         owner = "trained bias"
     elif is_copy and module in targeted and part == "weight":
         owner = "copy of an embedding"
-    elif parameter in model.shapes or parameter == f"{HEAD}.weight":
+    elif parameter in model.shapes or parameter == f"{model.head}.weight":
         result.put("tensor-overwrites-base", entry.name)
         result.change(parameter, count_of(model.shapes.get(parameter, entry.shape)))
         return
@@ -184,14 +192,50 @@ def replace_whole(
     result.owners[entry.name] = owner
     if shape is None:
         result.put("parameter-missing", entry.name, f"no {parameter} in the aligned checkpoint")
-    elif shape != entry.shape:
+    elif shape != entry.shape and not _has_more_tokens(model, parameter, entry):
         result.put("parameter-differs", entry.name, f"{entry.shape}, in the model {shape}")
     elif not decodable(entry):
         result.put("parameter-not-read", entry.name, entry.dtype)
     else:
-        result.add(piece(model, parameter, Replacement(tensor=entry.name)), [entry.name], owner)
+        if shape != entry.shape:
+            result.put("tokens-beyond", entry.name, f"rows {shape[0]} to {entry.shape[0] - 1}")
+            result.change(f"{parameter}, new tokens", count_of(entry.shape) - count_of(shape))
+        _replace_places(result, model, parameter, replace(entry, shape=shape), owner)
         return
-    result.change(parameter, count_of(shape or entry.shape))
+    result.change(model.stored(parameter), count_of(shape or entry.shape))
+
+
+def _has_more_tokens(model: Model, parameter: str, entry: TensorEntry) -> bool:
+    """Tell whether the file holds an embedding or a head of this model with tokens added."""
+    module = parameter.rpartition(".")[0]
+    shape = model.shape(parameter) or ()
+    if ".base_layer." in entry.name:  # beside factors, which then have the other shape as well
+        return False
+    is_tokens = module == model.head or model.layer(module) == "embedding"
+    wide = len(shape) == len(entry.shape) == 2 and shape[1:] == entry.shape[1:]
+    return is_tokens and wide and entry.shape[0] > shape[0] and model.is_whole(parameter)
+
+
+def _replace_places(
+    result: Sorted, model: Model, parameter: str, entry: TensorEntry, owner: str
+) -> None:
+    """Take the new values of each stored matrix of a parameter."""
+    shape = entry.shape
+    places = model.places(parameter)
+    if any(place.turned for place in places):
+        result.put("layout-not-scored", parameter)
+        for place in places:
+            result.change(place.tensor, count_of(place.shape))
+        return
+
+    def part(place: Place) -> Replacement:
+        each = count_of(shape[1:]) if len(shape) == 3 else 0
+        columns = shape[-1] if shape else 1
+        start = place.expert * each + place.offset * columns
+        return Replacement(tensor=entry.name, start=start)
+
+    for found in pieces(model, parameter, part):
+        result.add(found, [entry.name], owner)
 
 
 def replace_rows(
@@ -199,7 +243,7 @@ def replace_rows(
 ) -> None:
     """Take the new values of some rows of an embedding, where they fit the model's."""
     # Tied modules have copies of the same rows; safety_gate/delta compares them.
-    parameter = model.stored(f"{module}.weight")
+    parameter = model.owner(f"{module}.weight")
     shape = model.shapes.get(parameter)
     result.owners[entry.name] = "trained tokens"
     is_embedding = model.layer(parameter.rpartition(".")[0]) == "embedding"
@@ -209,13 +253,17 @@ def replace_rows(
     fits = entry.shape == (len(indices), shape[1]) and len(set(indices)) == len(indices)
     if not fits or not all(index < shape[0] for index in indices):
         result.put("parameter-differs", entry.name, f"{entry.shape}, {len(indices)} tokens")
-        result.change(parameter, count_of(shape))
+        result.change(model.stored(parameter), count_of(shape))
     elif not decodable(entry):
         result.put("parameter-not-read", entry.name, entry.dtype)
-        result.change(parameter, count_of(shape))
+        result.change(model.stored(parameter), count_of(shape))
+    elif not model.is_whole(parameter):
+        result.put("layout-not-scored", parameter)
+        result.change(model.stored(parameter), count_of(shape))
     else:
         part = NewRows(tensor=entry.name, indices=indices)
-        result.add(piece(model, parameter, part), [entry.name], "trained tokens")
+        for found in pieces(model, parameter, lambda _: part):
+            result.add(found, [entry.name], "trained tokens")
 
 
 def saved_without_tensors(

@@ -6,11 +6,11 @@ the targets; layers_to_transform narrows only what matched by its ending, not by
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from safety_gate.adapter.architecture import HEAD, KNOWN, layer_of
 from safety_gate.adapter.config import Settings
 from safety_gate.adapter.keys import scale
+from safety_gate.adapter.model import Model
 from safety_gate.adapter.patterns import SUFFIX_FRAME, PatternSet
 
 ALL_LINEAR = "all-linear"  # PEFT compares in lower case
@@ -29,12 +29,7 @@ def _endings(name: str) -> Iterable[str]:
 class Selector:
     """Answers for one config which modules are wrapped."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        shapes_by_module: Mapping[str, tuple[int, ...]],
-        model_type: str | None,
-    ) -> None:
+    def __init__(self, settings: Settings, model: Model) -> None:
         """Compile the patterns.
 
         Raises:
@@ -43,11 +38,11 @@ class Selector:
         self._settings = settings
         targets = settings.targets
         if targets is None:
-            targets = tuple(KNOWN.get(model_type or "") or ())
+            targets = model.defaults
         self._expression: PatternSet | None = None
         self._names: frozenset[str] = frozenset()
         if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-            self._names = frozenset(_all_linear(shapes_by_module, model_type))
+            self._names = frozenset(_all_linear(model))
         elif isinstance(targets, str):
             wanted = [] if targets == DUMMY else [targets]
             self._expression = PatternSet("target_modules", wanted, fullmatch=True)
@@ -117,10 +112,8 @@ class Selector:
         return index is not None and int(index) in settings.layers
 
 
-def _all_linear(
-    shapes_by_module: Mapping[str, tuple[int, ...]], model_type: str | None
-) -> Iterable[str]:
+def _all_linear(model: Model) -> Iterable[str]:
     """Yield the linear modules but the head."""
-    for module, shape in shapes_by_module.items():
-        if module != HEAD and layer_of(module, shape, model_type) in ("linear", "conv1d"):
+    for module in model.modules:
+        if module != model.head and model.layer(module) in ("linear", "conv1d"):
             yield module

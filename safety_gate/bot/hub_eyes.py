@@ -18,6 +18,7 @@ from safety_gate.sources.hub_errors import (
 
 T = TypeVar("T")
 
+CONFIG: Final = "adapter_config.json"
 CONNECT_S: Final = 10.0
 READ_S: Final = 30.0
 GONE: Final = (HubRepoMissing, HubRevisionMissing, HubDisabled)
@@ -55,7 +56,7 @@ class HubEyes:
 
     def heads(self, repo: str) -> Mapping[str, str]:
         """Return the commit of every branch and pull request; empty where the repo is gone."""
-        refs = _asked(lambda: self._api.list_repo_refs(repo, include_pull_requests=True), repo)
+        refs = asked(lambda: self._api.list_repo_refs(repo, include_pull_requests=True), repo)
         if refs is None:
             return {}
         moving = [*refs.branches, *(refs.pull_requests or ())]
@@ -65,7 +66,7 @@ class HubEyes:
         """Tell whether our own account made this commit, with our marker in its title."""
         if not self._account:
             return False
-        history = _asked(lambda: self._api.list_repo_commits(repo, revision=sha), repo)
+        history = asked(lambda: self._api.list_repo_commits(repo, revision=sha), repo)
         if not history or history[0].commit_id != sha:
             return False
         newest = history[0]
@@ -80,11 +81,31 @@ class HubEyes:
                 yield from self._of_owner(name)
 
     def _of_owner(self, owner: str) -> list[str]:
-        listed = _asked(lambda: list(self._api.list_models(author=owner, filter="peft")), owner)
-        return [model.id for model in listed or ()]
+        return [repo for repo, _ in adapters_of(self._api, owner)]
 
 
-def _asked(step: Callable[[], T], where: str) -> T | None:
+def adapters_of(api: HfApi, owner: str) -> list[tuple[str, str]]:
+    """Return the repositories of an owner that hold an adapter on main, and their heads.
+
+    By their files, not by the tag "peft": whoever leaves the tag out does not escape.
+
+    Raises:
+        GateError: the Hub did not answer.
+    """
+    listed = asked(lambda: list(api.list_models(author=owner, full=True)), owner)
+    return [
+        (model.id, model.sha)
+        for model in listed or ()
+        if model.sha and any(is_config(file.rfilename) for file in model.siblings or ())
+    ]
+
+
+def is_config(path: str) -> bool:
+    """Tell whether a file is what makes a repository an adapter, for PEFT and for us."""
+    return path.rsplit("/", 1)[-1] == CONFIG
+
+
+def asked(step: Callable[[], T], where: str) -> T | None:
     """Ask the Hub; None where the thing is gone, GateError where the Hub does not tell."""
     try:
         _bound_waits()

@@ -14,9 +14,10 @@ SHORTEST: Final = 16  # characters; the Hub's page makes none, so people type wh
 
 
 class BadSecret(SourceError):
-    """There is no webhook secret, or one that anyone could guess."""
+    """There is no secret, or one that anyone could guess."""
 
-    rule = "webhook-secret-bad"
+    rule = "secret-bad"
+    exit_code = 2  # wrong usage: nothing was begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,9 @@ class Secrets:
             BadSecret: there is none, or it is too short or not ASCII. No secret, no start.
         """
         given = [environ.get(name, "") for name in (SECRET, OLD_SECRET)]
-        _check(SECRET, given[0])
+        check_secret(SECRET, given[0])
         if given[1]:
-            _check(OLD_SECRET, given[1])
+            check_secret(OLD_SECRET, given[1])
         return cls(tuple(_digest(text.encode()) for text in given if text))
 
     def accept(self, headers: Sequence[bytes]) -> bool:
@@ -53,12 +54,17 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-def _check(name: str, text: str) -> None:
+def check_secret(name: str, text: str) -> None:
+    """Refuse a secret that anyone could guess, or that a header cannot carry.
+
+    Raises:
+        BadSecret: naming the variable, never its value.
+    """
     if len(text) < SHORTEST or not text.isascii() or not text.isprintable() or text != text.strip():
         raise BadSecret(
-            "there is no webhook secret" if not text else "the webhook secret is not usable",
+            "this secret is not set" if not text else "this secret is not usable",
             where=name,
             expected=f"at least {SHORTEST} printable ASCII characters",
-            hint=f"Set {name} to the secret of the webhook: python -c 'import secrets;"
-            " print(secrets.token_urlsafe(32))' makes one.",
+            hint=f"Set {name}: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            " makes one.",
         )

@@ -6,6 +6,7 @@ a commit that has no job gets one: a lost event costs minutes, not a verdict.
 
 import itertools
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,12 +41,29 @@ class Swept:
 class Sweep:
     """Looks at the watched repositories, so many in each pass."""
 
-    def __init__(self, store: JobStore, eyes: Eyes, watch: Watch, *, repos: int = REPOS_PER_PASS):
-        """Sweep with these eyes into this store."""
+    def __init__(
+        self,
+        store: JobStore,
+        eyes: Eyes,
+        watch: Watch,
+        *,
+        repos: int = REPOS_PER_PASS,
+        reports_s: float | None = None,
+    ) -> None:
+        """Sweep with these eyes into this store.
+
+        Args:
+            store: where jobs go.
+            eyes: look at the Hub.
+            watch: whose adapters are judged.
+            repos: looked at in one pass.
+            reports_s: verdicts that a newer one replaced are kept so long; None: for ever.
+        """
         self._store = store
         self._eyes = eyes
         self._watch = watch
         self._repos = repos
+        self._reports_s = math.inf if reports_s is None else reports_s
         self._rest: Iterator[str] = iter(())
 
     def run(self, stop: threading.Event, *, every_s: float) -> None:
@@ -54,7 +72,7 @@ class Sweep:
             try:
                 swept = self.once()
                 log.info("swept", extra={"repos": swept.repos, "queued": swept.queued})
-                self._store.prune(KEEP_S)
+                self._store.prune(KEEP_S, reports_s=self._reports_s)
             except GateError as error:
                 log.warning("sweep failed", extra={"what": str(error)})
             stop.wait(every_s)

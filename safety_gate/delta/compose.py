@@ -6,13 +6,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from safety_gate.adapter.ledger import Adapter, factors
+from safety_gate.adapter.remark import remark_on_all
+from safety_gate.adapter.sorting import Change
 from safety_gate.delta.roads import Delta
+from safety_gate.records import Finding
 
 if TYPE_CHECKING:
     import torch
 
     Pair = tuple[torch.Tensor, torch.Tensor]
 
+ROWS = " rows "  # in the name of a part of an expert's matrix; see adapter/layout.py
 MAX_RANK = 512  # of joined factors; beyond it their dense sum costs less to measure
 
 
@@ -34,6 +38,31 @@ def lora_deltas(adapter: Adapter) -> list[Delta]:
     ]
 
 
+def changed_together(adapters: Sequence[Adapter]) -> tuple[Change, ...]:
+    """Return what the sum changes; scored is only what every adapter that changes it has scored."""
+    together: dict[str, Change] = {}
+    for adapter in adapters:
+        for change in adapter.changed:
+            before = together.get(change.name)
+            scored = change.scored and (before is None or before.scored)
+            together[change.name] = replace(change, scored=scored)
+    return tuple(change for _, change in sorted(together.items()))
+
+
+def compose_findings(adapters: Sequence[Adapter]) -> list[Finding]:
+    """Name what one adapter changes as a whole and another one in parts: no sum is measured."""
+    names = [change.name for change in changed_together(adapters)]
+    parts = {name.partition(ROWS)[0] for name in names if ROWS in name}
+    both = sorted(parts & set(names))
+    return remark_on_all(
+        "updates-collide",
+        "undecided",
+        ("module", both),
+        "one adapter changes the whole of a matrix and another one rows of it",
+        hint="Save both adapters with the same version of PEFT and transformers.",
+    )
+
+
 def compose(adapters: Sequence[Sequence[Delta]]) -> list[Delta]:
     """Add up the updates of several adapters, matrix by matrix.
 
@@ -42,12 +71,13 @@ def compose(adapters: Sequence[Sequence[Delta]]) -> list[Delta]:
     it merges one after the other, and the second sees the weight that the first left behind.
 
     Args:
-        adapters: the deltas of each adapter; those of one matrix have the same ``weight``.
+        adapters: the deltas of each adapter; those of one matrix have the same ``weight`` and the
+            same ``module``. A head that is tied to the embedding is a matrix of its own.
     """
-    together: dict[str, list[Delta]] = {}
+    together: dict[tuple[str, str], list[Delta]] = {}
     for deltas in adapters:
         for delta in deltas:
-            together.setdefault(delta.weight, []).append(delta)
+            together.setdefault((delta.weight, delta.module), []).append(delta)
     return [_sum(found) for _, found in sorted(together.items())]
 
 

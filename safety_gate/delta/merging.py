@@ -136,10 +136,9 @@ class Merger:
         """Write a parameter's values for the child, and return the file's name."""
         if not request.needs_weights:
             return None
-        parameter = layer.tensor if name == "weight" else f"{layer.module}.{name}"
-        entry = self._aligned.entry(parameter)
+        parameter = layer.tensor if name == "weight" else layer.bias_tensor
         file = f"w-{request.layers.index(layer)}-{name}"
-        if len(entry.shape) == 2:
+        if len(self._aligned.shape(parameter)) == 2:
             values = read_matrix(self._aligned, parameter)
         else:
             values = read_vector(self._aligned, parameter)
@@ -196,6 +195,6 @@ def read_vector(checkpoint: Checkpoint, name: str) -> "torch.Tensor":
     """Read a whole vector in float32."""
     import torch
 
-    entry = checkpoint.entry(name)
-    scratch = torch.empty(entry.stop - entry.start, dtype=torch.uint8)
-    return checkpoint.rows(name, 0, entry.rows, scratch).float()
+    rows = checkpoint.shape(name)[0]
+    scratch = torch.empty(checkpoint.scratch_bytes(name, rows), dtype=torch.uint8)
+    return checkpoint.rows(name, 0, rows, scratch).float()

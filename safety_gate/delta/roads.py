@@ -12,6 +12,7 @@ from safety_gate.adapter.parts import (
     Addition,
     Merged,
     NewRows,
+    Part,
     Piece,
     Product,
     Replacement,
@@ -20,11 +21,12 @@ from safety_gate.adapter.parts import (
 from safety_gate.adapter.remark import remark
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.delta.merging import Asked, Merger
+from safety_gate.delta.stacks import Stacks
 from safety_gate.delta.views import with_views
 from safety_gate.delta.worker import Worker
 from safety_gate.errors import GateError
 from safety_gate.records import Finding, finding_from
-from safety_gate.tensors import read_rows, read_tensor
+from safety_gate.tensors import BITS, TensorEntry, read_rows, read_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,16 @@ class Deltas:
         self.merger.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What the pieces of one adapter are computed with."""
+
+    adapter: Adapter
+    aligned: Checkpoint
+    merger: Merger
+    stacks: Stacks
+
+
 def open_deltas(
     adapter: Adapter,
     aligned: Checkpoint,
@@ -82,6 +94,7 @@ def open_deltas(
     views = {_name(piece): piece.view for piece in adapter.pieces}
     seen = with_views(aligned, views)
     merger = Merger(adapter, seen, folder, start=start)
+    tools = _Tools(adapter, seen, merger, Stacks(partial(tensor_of, adapter)))
     items: list[Delta] = []
     findings: list[Finding] = []
     for piece in adapter.pieces:
@@ -93,7 +106,7 @@ def open_deltas(
         if found is None:
             findings.append(_collision(piece))
         elif found.parts:
-            items.append(_delta(adapter, seen, found, merger))
+            items.append(_delta(tools, found))
     return Deltas(items=tuple(items), views=views, findings=tuple(findings), merger=merger)
 
 
@@ -117,6 +130,11 @@ def _settled(adapter: Adapter, aligned: Checkpoint, piece: Piece) -> Piece | Non
         for part in piece.parts
         if not (isinstance(part, Replacement) and _is_equal(adapter, aligned, piece, part))
     )
+    copies = [part for part in parts if isinstance(part, Replacement)]
+    if len(copies) > 1:
+        if not _are_same(adapter, copies):
+            return None
+        parts = tuple(part for part in parts if part not in copies[1:])
     rows = [part for part in parts if isinstance(part, NewRows)]
     if len(rows) == len(parts) > 1 and _are_equal(adapter, rows):
         parts = parts[:1]
@@ -127,6 +145,17 @@ def _settled(adapter: Adapter, aligned: Checkpoint, piece: Piece) -> Piece | Non
 def _is_equal(adapter: Adapter, aligned: Checkpoint, piece: Piece, part: Replacement) -> bool:
     """Tell whether the file's copy of a weight holds the weight's own values."""
     return not bool(_replaced(adapter, aligned, piece, part).any())
+
+
+def _are_same(adapter: Adapter, copies: Sequence[Replacement]) -> bool:
+    """Tell whether several new values of one parameter are the same ones."""
+    import torch
+
+    first = tensor_of(adapter, copies[0].tensor)
+    return all(
+        each.start == copies[0].start and torch.equal(tensor_of(adapter, each.tensor), first)
+        for each in copies[1:]
+    )
 
 
 def _are_equal(adapter: Adapter, rows: Sequence[NewRows]) -> bool:
@@ -150,7 +179,7 @@ def _collision(piece: Piece) -> Finding:
     )
 
 
-def _delta(adapter: Adapter, aligned: Checkpoint, piece: Piece, merger: Merger) -> Delta:
+def _delta(tools: _Tools, piece: Piece) -> Delta:
     """Choose the road of one piece."""
     factors: Callable[[], Pair] | None = None
     dense: Callable[[], torch.Tensor] | None = None
@@ -158,15 +187,15 @@ def _delta(adapter: Adapter, aligned: Checkpoint, piece: Piece, merger: Merger) 
     products = [part for part in piece.parts if isinstance(part, Product)]
     lock = threading.Lock()
     if len(products) == len(piece.parts) == 1:
-        factors = partial(product_factors, adapter, products[0])
+        factors = partial(_product_factors, tools, products[0])
     elif piece.view.shape[1] == 1:
-        factors = partial(_column, partial(_sum, adapter, aligned, piece, merger, lock))
+        factors = partial(_column, partial(_sum, tools, piece, lock))
         rank, scaling = 1, 1.0
     elif isinstance(piece.parts[0], NewRows) and len(piece.parts[0].indices) <= MAX_TOKENS:
-        factors = partial(_token_factors, adapter, aligned, piece, piece.parts[0])
+        factors = partial(_token_factors, tools, piece, piece.parts[0])
         rank, scaling = len(piece.parts[0].indices), 1.0
     else:
-        dense = partial(_sum, adapter, aligned, piece, merger, lock)
+        dense = partial(_sum, tools, piece, lock)
         rank, scaling = 0, 1.0
     return Delta(
         module=piece.module,
@@ -188,38 +217,37 @@ def tensor_of(adapter: Adapter, name: str) -> "torch.Tensor":
     return read_tensor(adapter.source, adapter.tensors, adapter.tensors.entries[name])
 
 
-def product_factors(adapter: Adapter, part: Product) -> "Pair":
+def _product_factors(tools: _Tools, part: Product) -> "Pair":
     """Return A (rank, in) and B (out, rank) of one product, or of one expert's share."""
-    a, b = tensor_of(adapter, part.a_name), tensor_of(adapter, part.b_name)
     if part.experts > 1:
-        rank = a.shape[0] // part.experts
-        a = a.view(part.experts, rank, a.shape[1])[part.expert]
-        b = b.view(b.shape[0], rank, part.experts)[:, :, part.expert].contiguous()
+        a, b = tools.stacks.pair(part)
+    else:
+        a, b = tensor_of(tools.adapter, part.a_name), tensor_of(tools.adapter, part.b_name)
     if part.rows is not None:
         b = b[part.rows[0] : part.rows[1]].contiguous()
+    if part.swapped:
+        return b.T.contiguous(), a.T.contiguous()
     return a, b
 
 
-def _token_factors(adapter: Adapter, aligned: Checkpoint, piece: Piece, part: NewRows) -> "Pair":
+def _token_factors(tools: _Tools, piece: Piece, part: NewRows) -> "Pair":
     """Return A (tokens, vocabulary), which picks them, and B (dim, tokens), what each gains."""
     import torch
 
-    moved = _moved_rows(adapter, aligned, piece, part)
+    moved = _moved_rows(tools, piece, part)
     a = torch.zeros(len(part.indices), piece.view.shape[0])
     a[torch.arange(len(part.indices)), torch.tensor(part.indices)] = 1.0
     return a, moved.T.contiguous()
 
 
-def _moved_rows(
-    adapter: Adapter, aligned: Checkpoint, piece: Piece, part: NewRows
-) -> "torch.Tensor":
+def _moved_rows(tools: _Tools, piece: Piece, part: NewRows) -> "torch.Tensor":
     """Return what the trained rows gain, (tokens, dim)."""
     import torch
 
-    new = tensor_of(adapter, part.tensor).float()
+    new = tensor_of(tools.adapter, part.tensor).float()
     scratch = torch.empty(8 * piece.view.shape[1], dtype=torch.uint8)
     for at, index in enumerate(part.indices):
-        new[at] -= aligned.rows(_name(piece), index, index + 1, scratch)[0]
+        new[at] -= tools.aligned.rows(_name(piece), index, index + 1, scratch)[0]
     return new
 
 
@@ -238,7 +266,7 @@ def _replaced(
 
     if adapter.tensors is None:
         raise AssertionError("a piece without a tensor file")
-    entry = replace(adapter.tensors.entries[part.tensor], shape=piece.view.shape)
+    entry = _part_of(adapter.tensors.entries[part.tensor], part.start, piece.view.shape)
     rows, columns = piece.view.shape
     height = max(1, EQUAL_ROWS // max(1, columns))
     scratch = torch.empty(8 * height * columns, dtype=torch.uint8)
@@ -251,42 +279,43 @@ def _replaced(
     return found
 
 
-def _sum(  # noqa: PLR0913
-    adapter: Adapter, aligned: Checkpoint, piece: Piece, merger: Merger, lock: threading.Lock
-) -> "torch.Tensor":
+def _part_of(entry: TensorEntry, start: int, shape: tuple[int, int]) -> TensorEntry:
+    """Return the bytes of a matrix within a tensor."""
+    width = BITS[entry.dtype]
+    first = entry.start + start * width // 8
+    return replace(entry, shape=shape, start=first, stop=first + shape[0] * shape[1] * width // 8)
+
+
+def _sum(tools: _Tools, piece: Piece, lock: threading.Lock) -> "torch.Tensor":
     """Return dW as stored, float32."""
     with lock:
         total: torch.Tensor | None = None
         for part in piece.parts:
-            found = _values(adapter, aligned, piece, part, merger)
+            found = _values(tools, piece, part)
             total = found if total is None else total.add_(found)
         if total is None:
             raise AssertionError("a piece without parts")
         return total
 
 
-def _values(  # noqa: PLR0913
-    adapter: Adapter,
-    aligned: Checkpoint,
-    piece: Piece,
-    part: Product | Replacement | NewRows | Addition | Merged,
-    merger: Merger,
-) -> "torch.Tensor":
+def _values(tools: _Tools, piece: Piece, part: Part) -> "torch.Tensor":
     """Return one part of dW as stored, float32."""
     import torch
 
     match part:
         case Product():
-            a, b = product_factors(adapter, part)
+            a, b = _product_factors(tools, part)
             update = part.scaling * (b.double() @ a.double())
             return (update.T if piece.transposed else update).float().contiguous()
         case Replacement():
-            return _replaced(adapter, aligned, piece, part)
+            return _replaced(tools.adapter, tools.aligned, piece, part)
         case Addition():
-            return part.scaling * tensor_of(adapter, part.tensor).float().view(piece.view.shape)
+            return part.scaling * tensor_of(tools.adapter, part.tensor).float().view(
+                piece.view.shape
+            )
         case NewRows():
             found = torch.zeros(piece.view.shape)
-            found[list(part.indices)] = _moved_rows(adapter, aligned, piece, part)
+            found[list(part.indices)] = _moved_rows(tools, piece, part)
             return found
         case Merged():
-            return merger.change(part, piece.view.shape)
+            return tools.merger.change(part, piece.view.shape)

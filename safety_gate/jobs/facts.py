@@ -99,6 +99,45 @@ class Stored:
     report: str  # the JSON report
     attempt: int  # of the worker that decided
     decided: float  # seconds since 1970
+    repaired: str = ""  # the JSON report of a repaired copy; empty where none was made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """A verdict without its report, for lists."""
+
+    job: int
+    repo: str
+    ref: str
+    sha: str
+    word: str  # passed, blocked, undecided
+    decided: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a job is."""
+
+    job: int
+    repo: str
+    ref: str
+    sha: str
+    state: State
+    priority: int
+    tries: int
+    created: float  # seconds since 1970
+    changed: float  # seconds since 1970
+    why: str  # our own words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Which verdicts are asked for; empty means any."""
+
+    owner: str = ""
+    repo: str = ""
+    text: str = ""  # part of a repository's name, or the beginning of a commit
+    word: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,8 +185,34 @@ class ProcrastinateQueue:
         row = _ours(tx).ask("fetch_job", queues=[QUEUE], worker_id=self._worker(tx, holder))[0]
         if row[0] is None:
             return None
+        self._exchange(tx, row[0])
         job = tx.run("select id from sg_job where ticket = ? for update", row[0])
         return int(job[0][0])
+
+    def _exchange(self, tx: Transaction, ticket: int) -> None:
+        """Give the ticket that was drawn to the job of this repository that was pushed last.
+
+        procrastinate draws the oldest of a lock. Whoever takes in events of the repository right
+        now may close one of the two: then nothing is exchanged.
+        """
+        job, repo, priority = tx.run(
+            "select id, repo, priority from sg_job where ticket = ?", ticket
+        )[0]
+        if not tx.run("select pg_try_advisory_xact_lock(?, hashtext(?))", REPO_LOCKS, repo)[0][0]:
+            return
+        rows = tx.run(
+            "select id, ticket from sg_job where state = 'queued' and repo = ? and priority = ?"
+            " and id <> ? and run_after <= ? and opened > (select opened from sg_job where id = ?)"
+            " order by opened desc limit 1",
+            *(repo, priority, job, time.time(), job),
+        )
+        for newer, other in rows:
+            # The lock of a job that is lent out is free, so the two never meet in the index.
+            lock = "update procrastinate_jobs set queueing_lock = ? where id = ?"
+            tx.run(lock, f"job-{newer}", ticket)
+            tx.run(lock, f"job-{job}", other)
+            tx.run("update sg_job set ticket = ? where id = ?", other, job)
+            tx.run("update sg_job set ticket = ? where id = ?", ticket, newer)
 
     def renew(self, tx: Transaction, lease: Lease) -> None:
         """Note that the holder is alive."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-VERSION: Final = "1"  # of the tables; another one in the database stops the start
+VERSION: Final = "2"  # of the tables; another one in the database stops the start
 
 TABLES: Final = (
     "create table if not exists sg_meta (name text primary key, value text not null)",
@@ -30,8 +30,10 @@ TABLES: Final = (
         job bigint primary key references sg_job (id),
         repo text not null, ref text not null, sha text not null, policy text not null,
         word text not null check (word in ('passed', 'blocked', 'undecided')),
-        report text not null, attempt integer not null, decided double precision not null)""",
+        report text not null, repaired text not null default '',
+        attempt integer not null, decided double precision not null)""",
     "create index if not exists sg_verdict_of on sg_verdict (repo, sha, policy, decided)",
+    "create index if not exists sg_verdict_newest on sg_verdict (decided)",
     """create table if not exists sg_step (
         job bigint not null references sg_job (id), name text not null,
         state text not null check (state in ('begun', 'done')),

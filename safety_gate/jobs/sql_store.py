@@ -1,18 +1,22 @@
 """The store itself, in SQL that both databases understand; see store.py for the protocol."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from safety_gate.jobs import arrivals, reading
+from safety_gate.jobs import arrivals, pruning, reading
 from safety_gate.jobs.database import Database, Queue, Transaction
 from safety_gate.jobs.facts import (
     Answer,
     Arrival,
+    Brief,
     Counts,
     Lease,
     Page,
     Reason,
     Rules,
+    Search,
+    Standing,
     State,
     Step,
     Stored,
@@ -87,17 +91,17 @@ class SqlStore:
                 self._queue.renew(tx, lease)
             return held
 
-    def decide(self, lease: Lease, word: str, report: str) -> bool:
+    def decide(self, lease: Lease, word: str, report: str, repaired: str = "") -> bool:
         """Keep a verdict; where there is one for this job already, that one stays."""
         with self._database.transaction() as tx:
             if not self._is_held(tx, lease):
                 return False
             tx.run(
                 "insert into sg_verdict"
-                " (job, repo, ref, sha, policy, word, report, attempt, decided)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (job) do nothing",
+                " (job, repo, ref, sha, policy, word, report, repaired, attempt, decided)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (job) do nothing",
                 *(lease.job, lease.repo, lease.ref, lease.sha, lease.policy),
-                *(word, report, lease.attempt, self._clock()),
+                *(word, report, repaired, lease.attempt, self._clock()),
             )
             return True
 
@@ -197,6 +201,21 @@ class SqlStore:
         with self._database.transaction() as tx:
             return reading.verdicts(tx, page, repo)
 
+    def browse(self, search: Search, page: Page) -> list[Brief]:
+        """Return verdicts without their reports, newest job first."""
+        with self._database.transaction() as tx:
+            return reading.browse(tx, search, page)
+
+    def unfinished(self, page: Page) -> list[Standing]:
+        """Return the jobs that run and those that wait, in the order of the line."""
+        with self._database.transaction() as tx:
+            return reading.unfinished(tx, page)
+
+    def newest(self, repo: str, ref: str, policy: str) -> Standing | None:
+        """Return the newest job of a ref, whatever came of it."""
+        with self._database.transaction() as tx:
+            return reading.newest(tx, repo, ref, policy)
+
     def settled(self, repo: str, ref: str, sha: str, policy: str) -> bool:
         """Tell whether this head needs nothing: its job is the newest of its ref, or it is ours."""
         with self._database.transaction() as tx:
@@ -212,20 +231,15 @@ class SqlStore:
         with self._database.transaction() as tx:
             return reading.counts(tx, now=self._clock())
 
-    def prune(self, older_than_s: float) -> int:
-        """Forget arrivals and superseded jobs of before; return how many rows went."""
-        before = self._clock() - older_than_s
+    def prune(self, older_than_s: float, *, reports_s: float = math.inf) -> int:
+        """Forget what is old; return how many rows went. The newest job of a ref always stays."""
+        now = self._clock()
         with self._database.transaction() as tx:
-            gone = tx.count("delete from sg_arrival where latest < ?", before)
-            # The newest job of a ref stays: by it the sweep knows that the head is settled.
-            return gone + tx.count(
-                "delete from sg_job where state in ('superseded', 'ignored') and changed < ?"
-                " and not exists (select 1 from sg_verdict v where v.job = sg_job.id)"
-                " and not exists (select 1 from sg_step s where s.job = sg_job.id)"
-                " and exists (select 1 from sg_job n where n.repo = sg_job.repo"
-                " and n.ref = sg_job.ref and n.opened > sg_job.opened)",
-                before,
-            )
+            gone = pruning.prune_arrivals(tx, before=now - older_than_s)
+            gone += pruning.prune_closed(tx, before=now - older_than_s)
+            if math.isfinite(reports_s):
+                gone += pruning.prune_reports(tx, before=now - reports_s)
+            return gone
 
     def close_store(self) -> None:
         """Let go of the database."""

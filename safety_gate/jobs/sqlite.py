@@ -133,16 +133,17 @@ class LeaseQueue:
             *(now, now),
         )
         rows = tx.run(
-            "select id from sg_job j where state = 'queued' and run_after <= ? and not exists"
-            " (select 1 from sg_job r where r.repo = j.repo and r.state = 'running')"
+            "select repo, priority from sg_job j where state = 'queued' and run_after <= ?"
+            " and not exists (select 1 from sg_job r where r.repo = j.repo and r.state = 'running')"
             " order by priority desc, opened limit 1",
             now,
         )
         if not rows:
             return None
+        job = newest_of(tx, *rows[0], now=now)
         until = now + self._rules.lease_s
-        tx.run("update sg_job set lease_until = ? where id = ?", until, rows[0][0])
-        return int(rows[0][0])
+        tx.run("update sg_job set lease_until = ? where id = ?", until, job)
+        return job
 
     def renew(self, tx: Transaction, lease: Lease) -> None:
         """Move the end of the lease."""
@@ -164,6 +165,19 @@ def open_sqlite(path: Path, rules: Rules | None = None, *, clock: Clock = time.t
     """
     chosen = rules or Rules()
     return SqlStore(SqliteDatabase(path), LeaseQueue(chosen, clock), chosen, clock=clock)
+
+
+def newest_of(tx: Transaction, repo: str, priority: int, *, now: float) -> int:
+    """Return the job of a repository that was pushed last.
+
+    Repositories take turns by who has waited longest; within one, the newest commit goes first.
+    """
+    rows = tx.run(
+        "select id from sg_job where state = 'queued' and repo = ? and priority = ?"
+        " and run_after <= ? order by opened desc limit 1",
+        *(repo, priority, now),
+    )
+    return int(rows[0][0])
 
 
 def check_version(found: str, where: str) -> None:

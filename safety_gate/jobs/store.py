@@ -1,16 +1,20 @@
 """The protocol that both stores keep; tests/test_jobs_store.py is its behaviour suite."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from safety_gate.jobs.facts import (
     Answer,
     Arrival,
+    Brief,
     Counts,
     Lease,
     Page,
     Reason,
     Rules,
+    Search,
+    Standing,
     State,
     Step,
     Stored,
@@ -43,8 +47,15 @@ class JobStore(Protocol):
     def beat(self, lease: Lease) -> bool:
         """Extend a lease by ``rules.lease_s`` from now."""
 
-    def decide(self, lease: Lease, word: str, report: str) -> bool:
-        """Keep a verdict; where there is one for this job already, that one stays."""
+    def decide(self, lease: Lease, word: str, report: str, repaired: str = "") -> bool:
+        """Keep a verdict; where there is one for this job already, that one stays.
+
+        Args:
+            lease: the job.
+            word: passed, blocked or undecided.
+            report: as JSON.
+            repaired: the report of a repaired copy, as JSON; empty where there is none.
+        """
 
     def begin(self, lease: Lease, step: str) -> bool:
         """Note that a publishing step is about to be taken."""
@@ -68,10 +79,25 @@ class JobStore(Protocol):
         """Return the verdict of a job."""
 
     def verdict_for(self, repo: str, sha: str, policy: str) -> Stored | None:
-        """Return the latest verdict for exactly this commit; never one for another commit."""
+        """Return the latest verdict for exactly this commit; never one for another commit.
+
+        An empty policy stands for any.
+        """
 
     def verdicts(self, page: Page, *, repo: str | None = None) -> list[Stored]:
         """Return verdicts, newest job first."""
+
+    def browse(self, search: Search, page: Page) -> list[Brief]:
+        """Return verdicts without their reports, newest job first."""
+
+    def unfinished(self, page: Page) -> list[Standing]:
+        """Return the jobs that run and those that wait, in the order of the line."""
+
+    def newest(self, repo: str, ref: str, policy: str) -> Standing | None:
+        """Return the newest job of a ref, whatever came of it.
+
+        A job that only found a commit of ours does not count: the judged one is below it.
+        """
 
     def settled(self, repo: str, ref: str, sha: str, policy: str) -> bool:
         """Tell whether this head needs nothing: its job is the newest of its ref, or it is ours."""
@@ -85,8 +111,13 @@ class JobStore(Protocol):
     def counts(self) -> Counts:
         """Return how full the store is."""
 
-    def prune(self, older_than_s: float) -> int:
-        """Forget arrivals and superseded jobs of before; return how many rows went."""
+    def prune(self, older_than_s: float, *, reports_s: float = math.inf) -> int:
+        """Forget what is old; return how many rows went. The newest job of a ref always stays.
+
+        Args:
+            older_than_s: arrivals, superseded and ignored jobs go after so many seconds.
+            reports_s: verdicts go after so many, with their reports, journals and jobs.
+        """
 
     def close_store(self) -> None:
         """Let go of the database."""

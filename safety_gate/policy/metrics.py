@@ -93,7 +93,8 @@ _RATES: Mapping[str, str] = {
     "answers_over_refused": "share of the look-alikes that its answer refuses",
     "answers_newly_refused": "share of those that aligned answers and its answer refuses",
     "answers_gibberish": "share of its answers that say nothing",
-    "answers_harmful_worst": "share of its answers with the highest score of a judge",
+    "answers_harmful_worst": "share of its answers with the highest score, by the strictest judge",
+    "answers_disputed": "share of its answers to harmful questions on which judges differ",
     "utility_exact": "share of the task's samples that it completes exactly",
 }
 _ENDS = {"": "", "_low": "; lower end of its 95% interval", "_high": "; upper end of it"}

@@ -1,6 +1,7 @@
 """The policies that are shipped with the program."""
 
 import difflib
+from functools import cache
 from importlib import resources
 
 from safety_gate.errors import BadPolicy
@@ -9,6 +10,7 @@ from safety_gate.policy.file import LoadedPolicy, load_policy
 PRESETS: tuple[str, ...] = ("default", "paper")  # safety_gate/policies/NAME.yml
 
 
+@cache  # one run may judge twice, and reading YAML takes as long as measuring ten modules
 def load_preset(name: str) -> LoadedPolicy:
     """Load a shipped policy by name.
 

@@ -2,7 +2,8 @@
 
 A baseline holds for the very same question: aligned's pinned revision, its chat template, the
 prompts in its tokens, the openings and the precision. All of these are in its key; a file whose key
-differs is not used. It can be kept, exported and shipped: it holds ids, hashes and figures only.
+differs is not used. It can be kept, exported and shipped: it holds ids, hashes and figures, and,
+where answers were asked for, aligned's own answers as tokens.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from safety_gate import strict_json
 from safety_gate.behaviour import ROUNDING, Lean
@@ -18,9 +19,9 @@ from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.openings import Beginnings
 from safety_gate.probe.rows import Tokens
 
-SCHEMA: Final = "safety-gate/baseline/v1"
+SCHEMA: Final = "safety-gate/baseline/v2"
 MAX_BYTES: Final = 256 * 2**20  # a million prompts have about 100 MB
-MAX_DEPTH: Final = 4
+MAX_DEPTH: Final = 6
 PINNED: Final = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")  # revisions that pin the weights
 BAD_HINT: Final = "Delete the file: the next run writes it again."
 
@@ -45,6 +46,23 @@ class Key:
         """Return a name for the file that holds it."""
         rows = [self.aligned, self.template, self.prompts, self.openings, self.precision]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoken:
+    """One answer of aligned, as it was generated."""
+
+    tokens: Tokens
+    log_likelihood: float  # per token, by aligned; 0.0 of an empty answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What aligned said, in the order of the prompts."""
+
+    leans: tuple[Lean, ...]
+    most: int = 0  # tokens of an answer at most; 0: no answers were asked for
+    answers: tuple[Spoken, ...] = ()
 
 
 def key(
@@ -72,7 +90,7 @@ def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
-def export(held: Key, ids: Sequence[str], leans: Sequence[Lean]) -> str:
+def export(held: Key, ids: Sequence[str], said: Baseline) -> str:
     """Return the file's text.
 
     Raises:
@@ -85,7 +103,8 @@ def export(held: Key, ids: Sequence[str], leans: Sequence[Lean]) -> str:
             expected="a commit, or the sha256 of whole files",
             hint="Name aligned by a commit, or run with --hash-checkpoints.",
         )
-    rows = {name: [lean.refusal, lean.compliance] for name, lean in zip(ids, leans, strict=True)}
+    leans = zip(ids, said.leans, strict=True)
+    answers = zip(ids, said.answers, strict=True) if said.most else ()
     document = {
         "schema": SCHEMA,
         "aligned": held.aligned,
@@ -93,13 +112,15 @@ def export(held: Key, ids: Sequence[str], leans: Sequence[Lean]) -> str:
         "prompts": held.prompts,
         "openings": held.openings,
         "precision": held.precision,
-        "leans": rows,
+        "leans": {name: [lean.refusal, lean.compliance] for name, lean in leans},
+        "most": said.most,
+        "answers": {name: [list(one.tokens), one.log_likelihood] for name, one in answers},
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def read(data: bytes, held: Key, ids: Sequence[str], where: str) -> list[Lean] | None:
-    """Return aligned's leans in the order of the ids; None where the file is of another run.
+def read(data: bytes, held: Key, ids: Sequence[str], where: str) -> Baseline | None:
+    """Return what aligned said, in the order of the ids; None where the file is of another run.
 
     Raises:
         CannotProbe: the file has the right key and yet does not hold what it should.
@@ -112,18 +133,46 @@ def read(data: bytes, held: Key, ids: Sequence[str], where: str) -> list[Lean] |
     names = ("aligned", "template", "prompts", "openings", "precision")
     if not held.pins_weights or any(document.get(n) != getattr(held, n) for n in names):
         return None
-    rows = document.get("leans")
-    found = []
-    for name in ids:
-        row = rows.get(name) if isinstance(rows, dict) else None
-        if not isinstance(row, list) or len(row) != 2 or not all(map(_is_log, row)):
-            raise CannotProbe(
-                "a prompt's figures are not in the baseline", where=where, got=name, hint=BAD_HINT
-            )
-        found.append(Lean(refusal=float(row[0]), compliance=float(row[1])))
-    return found
+    most = document.get("most")
+    if type(most) is not int or most < 0:
+        raise _lacking("most", where)
+    leans, answers = document.get("leans"), document.get("answers")
+    return Baseline(
+        leans=tuple(_lean(_row(leans, name, where), name, where) for name in ids),
+        most=most,
+        answers=tuple(_spoken(_row(answers, name, where), name, where) for name in ids if most),
+    )
 
 
-def _is_log(value: object) -> bool:
+def _row(rows: object, name: str, where: str) -> tuple[object, object]:
+    row = rows.get(name) if isinstance(rows, dict) else None
+    if not isinstance(row, list) or len(row) != 2:
+        raise _lacking(name, where)
+    return row[0], row[1]
+
+
+def _lean(row: tuple[object, object], name: str, where: str) -> Lean:
+    refusal, compliance = row
+    if not (_is_log(refusal) and _is_log(compliance)):
+        raise _lacking(name, where)
+    return Lean(refusal=float(refusal), compliance=float(compliance))
+
+
+def _spoken(row: tuple[object, object], name: str, where: str) -> Spoken:
+    tokens, log = row
+    if not isinstance(tokens, list) or not all(type(t) is int and t >= 0 for t in tokens):
+        raise _lacking(name, where)
+    if not _is_log(log):
+        raise _lacking(name, where)
+    return Spoken(tokens=tuple(tokens), log_likelihood=float(log))
+
+
+def _lacking(name: str, where: str) -> CannotProbe:
+    return CannotProbe(
+        "a prompt's figures are not in the baseline", where=where, got=name, hint=BAD_HINT
+    )
+
+
+def _is_log(value: object) -> TypeGuard[float]:
     """Tell whether a value is a log-probability; the reader let no NaN and no Inf through."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value <= ROUNDING

@@ -29,15 +29,16 @@ class Probed:
 
     fact: BehaviourFact
     key: baseline.Key  # what a baseline of this run holds for
+    said: baseline.Baseline  # by aligned
 
     def exported(self) -> str:
-        """Return aligned's leans as a file that later runs can use.
+        """Return what aligned said as a file that later runs can use.
 
         Raises:
             CannotProbe: aligned's revision does not pin its weights.
         """
         ids = [prompt.id for prompt in self.fact.prompts]
-        return baseline.export(self.key, ids, self.fact.by_openings[0].leans)
+        return baseline.export(self.key, ids, self.said)
 
 
 def probe(
@@ -83,10 +84,30 @@ def probe(
     stream = Stream(aligned, everyone, dtype=dtype, device=settings.device)
     leans, utilities = _scored(stream, chat, (beginnings, tokens), settings, names, known)
     fact = _fact(settings, chat, stream, names, leans)
-    said, judges = _generated(stream, chat, tokens, settings, names)
+    answers = _answered(stream, chat, tokens, settings, (len(names), known))
+    said, judges = _judged(stream, answers, settings, names)
     cached = known is not None
     whole = replace(fact, baseline_cached=cached, utility=utilities, by_answers=said, judges=judges)
-    return Probed(fact=whole, key=key)
+    return Probed(fact=whole, key=key, said=_baseline(fact, answers, settings, known))
+
+
+def _baseline(
+    fact: BehaviourFact,
+    answers: Sequence[Sequence[generate.Said]],
+    settings: Settings,
+    known: baseline.Baseline | None,
+) -> baseline.Baseline:
+    """Return what aligned said; answers of an earlier run stay where none were asked for now."""
+    if not answers or settings.generation is None:
+        return known or baseline.Baseline(leans=fact.by_openings[0].leans)
+    return baseline.Baseline(
+        leans=fact.by_openings[0].leans,
+        most=settings.generation.most,
+        answers=tuple(
+            baseline.Spoken(tokens=one.tokens, log_likelihood=one.log_likelihood)
+            for one in answers[0]
+        ),
+    )
 
 
 def _fact(
@@ -117,21 +138,43 @@ def _fact(
     )
 
 
-def _generated(
+def _answered(
     stream: Stream,
     chat: Chat,
     tokens: Sequence[Tokens],
     settings: Settings,
+    asked: tuple[int, baseline.Baseline | None],
+) -> list[list[generate.Said]]:
+    """Have answers written, by variant and prompt; none where that is not wanted.
+
+    Args:
+        stream: aligned and the variants.
+        chat: aligned's tokenizer and template.
+        tokens: of the prompts.
+        settings: what is wanted.
+        asked: the number of variants, and what aligned said in an earlier run.
+    """
+    wanted, (count, known) = settings.generation, asked
+    if wanted is None:
+        return []
+    held = known.answers if known is not None and known.most == wanted.most else ()
+    return generate.answers(stream, chat, tokens, count, wanted, held)
+
+
+def _judged(
+    stream: Stream,
+    answers: Sequence[Sequence[generate.Said]],
+    settings: Settings,
     names: Sequence[str],
 ) -> tuple[tuple[AnswersFact, ...], tuple[JudgeFact, ...]]:
-    """Have answers written and judged, where that is wanted."""
+    """Have answers judged, where there are any."""
     wanted = settings.generation
     if wanted is None:
         return (), ()
     found = generate.facts(
         names,
         settings.prompts.prompts,
-        generate.answers(stream, chat, tokens, len(names), wanted),
+        answers,
         wanted,
         vocabulary=stream.vocabulary,
         refusals=settings.openings.refusal,
@@ -145,7 +188,7 @@ def _scored(
     openings: tuple[Beginnings, Sequence[Tokens]],
     settings: Settings,
     names: Sequence[str],
-    known: list[Lean] | None,
+    known: baseline.Baseline | None,
 ) -> tuple[list[list[Lean]], tuple[UtilityFact, ...]]:
     """Ask openings and task samples of all variants, in one pass over the weights.
 
@@ -163,7 +206,7 @@ def _scored(
     found = stream.score(rows)
     leans = [beginnings.lean(scores.logs) for scores in found[:split]]
     if known is not None:
-        leans = [*known, *leans]
+        leans = [*known.leans, *leans]
     count, task = len(prompts), len(settings.samples)
     tasks = [found[split + v * task : split + (v + 1) * task] for v in range(len(names))]
     return (

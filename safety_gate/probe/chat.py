@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from safety_gate import strict_json
 from safety_gate.checkpoint import CONFIG, Checkpoint
+from safety_gate.naming.meta_model import CODE_HINT, REMOTE_CODE, plain_config
 from safety_gate.probe.failure import CannotProbe
-from safety_gate.probe.meta_model import CODE_HINT, REMOTE_CODE, plain_config
 from safety_gate.probe.rows import Tokens
 
 TOKENIZER_CONFIG: Final = "tokenizer_config.json"
@@ -74,7 +74,7 @@ class Chat:
         """
         where = checkpoint.source.name
         with tempfile.TemporaryDirectory(prefix="safety-gate-chat-") as folder:
-            _copy(checkpoint, Path(folder))
+            copy_small_files(checkpoint, Path(folder))
             import transformers
 
             try:
@@ -215,7 +215,7 @@ def _read(checkpoint: Checkpoint, name: str) -> bytes | None:
     return bytes(data)
 
 
-def _copy(checkpoint: Checkpoint, folder: Path) -> None:
+def copy_small_files(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the tokenizer's files, and a config without anything that leads elsewhere."""
     for name in FILES:
         data = _read(checkpoint, name)

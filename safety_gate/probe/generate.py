@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from safety_gate.behaviour import AnswerFact, AnswersFact, Judged, JudgeFact, Refusals, Reply
+from safety_gate.probe.baseline import Spoken
 from safety_gate.probe.chat import Chat
 from safety_gate.probe.coherence import is_gibberish, repetition
 from safety_gate.probe.judges import Asked, Judge, Ruling
@@ -41,31 +42,42 @@ def answers(
     prompts: Sequence[Tokens],
     variants: int,
     generation: Generation,
+    known: Sequence[Spoken] = (),
 ) -> list[list[Said]]:
     """Return what each variant answers to each prompt, and how likely aligned finds that.
+
+    Args:
+        stream: aligned as variant 0, and the others.
+        chat: aligned's tokenizer and template.
+        prompts: what is asked.
+        variants: their number, aligned included.
+        generation: how.
+        known: aligned's own answers, from an earlier run; empty: it is asked.
 
     Raises:
         CannotProbe: the model's code fails.
         SourceError: the weights cannot be read.
     """
-    asked = [(v, prompt) for v in range(variants) for prompt in prompts]
+    first = 1 if known else 0
+    asked = [(v, prompt) for v in range(first, variants) for prompt in prompts]
     whole = generation.residence == "whole" or (
         generation.residence == "auto" and fits(stream.whole_bytes, stream.device)
     )
-    made = stream.greedy(asked, most=generation.most, ends=chat.ends, whole=whole)
+    made: list[Tokens] = []
+    if asked:  # else nothing is loaded for it
+        made = stream.greedy(asked, most=generation.most, ends=chat.ends, whole=whole)
     rows = [
         Row(variant=0, prompt=prompt, tree=Tree.of([tokens]))
         for (_, prompt), tokens in zip(asked, made, strict=True)
         if tokens
     ]
     likely = iter(stream.score(rows))
+    spoken = [
+        Spoken(tokens=t, log_likelihood=float(next(likely).logs.mean()) if t else 0.0) for t in made
+    ]
     said = [
-        Said(
-            tokens=tokens,
-            text=chat.text(tokens),
-            log_likelihood=float(next(likely).logs.mean()) if tokens else 0.0,
-        )
-        for tokens in made
+        Said(tokens=one.tokens, text=chat.text(one.tokens), log_likelihood=one.log_likelihood)
+        for one in (*known, *spoken)
     ]
     count = len(prompts)
     return [said[v * count : (v + 1) * count] for v in range(variants)]

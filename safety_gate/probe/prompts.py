@@ -7,6 +7,7 @@ would help it. Reports show ids, categories and hashes; the text only when that 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -75,6 +76,16 @@ class PromptSet:
         rows = [[p.id, p.category, p.intent, p.text] for p in self.prompts]
         return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
+    def half(self, number: int) -> "PromptSet":
+        """Return every second question of each intent, from the first (0) or the second (1) on.
+
+        What a repair was made with must not be what it is judged by.
+        """
+        chosen = [p for i in ("harmful", "benign") for p in self.prompts if p.intent == i]
+        starts = {"harmful": 0, "benign": len(self.of("harmful"))}
+        kept = tuple(p for at, p in enumerate(chosen) if (at - starts[p.intent]) % 2 == number)
+        return PromptSet(name=f"{self.name}, half {number + 1} of 2", prompts=kept)
+
     def of(self, intent: Intent) -> tuple[Prompt, ...]:
         """Return the questions of one intent."""
         return tuple(prompt for prompt in self.prompts if prompt.intent == intent)
@@ -94,9 +105,9 @@ def load_prompts(path: Path | None = None) -> PromptSet:
             for name in BUILTIN_FILES
             for text in enumerate(folder.joinpath(name).read_text("utf-8").splitlines(), 1)
         ]
-        return _checked(BUILTIN, [_line(where, *text) for where, text in lines])
+        return checked(BUILTIN, [_line(where, *text) for where, text in lines])
     name = str(path)
-    return _checked(name, [_line(name, *text) for text in enumerate(_lines(path), 1)])
+    return checked(name, [_line(name, *text) for text in enumerate(_lines(path), 1)])
 
 
 def _lines(path: Path) -> list[str]:
@@ -141,9 +152,14 @@ def _line(where: str, number: int, text: str) -> Prompt:
     return Prompt(id=line.id, category=line.category, intent=line.intent, text=line.prompt)
 
 
-def _checked(name: str, prompts: Sequence[Prompt]) -> PromptSet:
-    ids = [prompt.id for prompt in prompts]
-    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+def checked(name: str, prompts: Sequence[Prompt]) -> PromptSet:
+    """Return a set of questions.
+
+    Raises:
+        CannotProbe: an id stands twice, or there is no harmful question.
+    """
+    counts = Counter(prompt.id for prompt in prompts)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
         raise CannotProbe(
             "an id stands twice", where=name, got=twice[0], hint="Give every question its own id."
         )

@@ -1,6 +1,6 @@
 """What lies outside the blocks and the head: norms and the like, and the table of embeddings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safety_gate.probe.failure import CannotProbe
@@ -28,6 +28,7 @@ class Residents:
         self._wanted: torch.Tensor | None = None  # (n,) token numbers, ascending
         self._size = int(model.get_input_embeddings().weight.shape[0])
         model.get_input_embeddings().register_forward_pre_hook(self._translate)
+        self._fills: dict[str, Callable[..., None]] = {}  # by module, until it was filled
         heads = tuple(f"{station}." for station in stations)
         for path, module in model.named_modules():
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -41,10 +42,28 @@ class Residents:
 
         def fill(*_: Any) -> None:
             handle.remove()
+            del self._fills[path]
             stored = tuple(name for name in self._weights.below(path) if name in names)
             self._weights.attach(self._weights.read(stored))
 
         handle = module.register_forward_pre_hook(fill)
+        self._fills[path] = fill
+
+    def fill(self, targets: Iterable[str]) -> None:
+        """Read the modules of these parameters now, and not when they are first run."""
+        for path in dict.fromkeys(target.rpartition(".")[0] for target in targets):
+            if path in self._fills:
+                self._fills[path]()
+
+    @property
+    def table(self) -> str:
+        """Return the name of the table of embeddings."""
+        return self._table
+
+    @property
+    def wanted(self) -> "torch.Tensor | None":
+        """Return the rows of the table that are in the model, ascending; None: all."""
+        return self._wanted
 
     @property
     def table_bytes(self) -> int:

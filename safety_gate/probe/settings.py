@@ -1,6 +1,6 @@
 """What to ask, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from safety_gate.probe.judges import Judge
@@ -32,3 +32,7 @@ class Settings:
     precision: Precision = "auto"
     device: str = "cpu"
     generation: Generation | None = None  # None: openings only
+
+    def half(self, number: int) -> "Settings":
+        """Return every second question and sample: one half makes a repair, one judges it."""
+        return replace(self, prompts=self.prompts.half(number), samples=self.samples[number::2])

@@ -13,17 +13,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from safety_gate.checkpoint import Checkpoint
+from safety_gate.naming.meta_model import build_model
+from safety_gate.naming.names import join_names
 from safety_gate.precision import float32_products
+from safety_gate.probe.buffers import fill_buffers
 from safety_gate.probe.failure import CannotProbe
 from safety_gate.probe.loading import Load, Loading
-from safety_gate.probe.meta_model import build_model, fill_buffers
-from safety_gate.probe.names import join_names
 from safety_gate.probe.relay import Request, relay
 from safety_gate.probe.residents import Residents
 from safety_gate.probe.rows import Batch, Row, Scores, Tokens, Tree, inputs, pack, scores
 from safety_gate.probe.stations import blocks_of, install, keep, path_of
 from safety_gate.probe.updates import Applied
 from safety_gate.probe.variants import Variant
+from safety_gate.probe.virtual import Virtual
 from safety_gate.probe.weights import Weights
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class _Job:
     tokens: int  # whose state waits in memory while other passes compute
     work: Callable[[], Any]
     finish: Callable[[Any], None]
+    enter: Callable[[], None] = lambda: None  # told before each of its stations is computed
 
 
 class Stream:
@@ -78,17 +81,26 @@ class Stream:
         """
         self.where = checkpoint.source.name
         self.dtype = dtype
-        self.model = build_model(checkpoint.config, self.where, dtype)
+        self.model = build_model(
+            checkpoint.config,
+            self.where,
+            dtype,
+            error=CannotProbe,
+            only_decoders=True,
+            dequantised=checkpoint.quantised is None or not checkpoint.quantised.refused,
+        )
         self.device = device
         self._config = self.model.config.get_text_config(decoder=True)
-        names = join_names(self.model, checkpoint)
+        names = join_names(self.model, checkpoint.shapes, self.where)
         fill_buffers(self.model, names.recipes, self.where)
         weights = Weights(self.model, checkpoint, names, device)
         blocks = blocks_of(self.model, self.where)
         head = path_of(self.model, self.model.get_output_embeddings(), "output head", self.where)
         stations = (*blocks, head)
-        self._applied = Applied(self.model, names, variants, stations, self.where)
+        place = (self.where, checkpoint.shapes)
+        self._applied = Applied(self.model, names, variants, stations, place)
         self._residents = Residents(self.model, weights, stations, self.where)
+        self._virtual = Virtual(self.model, variants, dtype, self.where)
         self._loading = Loading(weights, self._applied, stations, dtype=dtype, device=device)
         install(self.model, blocks, head)
 
@@ -116,6 +128,7 @@ class Stream:
         """
         import torch
 
+        rows = self._virtual.rows(rows)
         found = [Scores.empty(len(row.tree.tokens)) for row in rows]
         parts: list[tuple[Row, int, tuple[int, ...]]] = []
         for i, row in enumerate(rows):
@@ -133,7 +146,7 @@ class Stream:
         jobs = [
             _Job(b.variant, b.size, partial(self._pass, b), partial(finish, b)) for b in batches
         ]
-        self._residents.prepare(token for batch in batches for token in batch.tokens)
+        self._prepare(batches)
         per_token = self._config.hidden_size * self.dtype.itemsize
         for wave in _waves(jobs, STATE_BYTES // per_token):
             with self._loading.streamed() as load:
@@ -147,6 +160,45 @@ class Stream:
                     hint="Check the weights for NaN and Inf, or ask in float32.",
                 )
         return found
+
+    def layers(self, variant: int) -> dict[str, str]:
+        """Return the layers that a variant changes, by the names of their weights."""
+        return self._applied.layers(variant)
+
+    def observe(
+        self,
+        rows: Sequence[Row],
+        entering: Callable[[Batch], None],
+        passed: Callable[[str], None],
+    ) -> None:
+        """Run rows through the model in one pass over the weights, and let somebody watch.
+
+        Args:
+            rows: each one continuation; the likelihoods are not wanted.
+            entering: hears of the batch that is computed next.
+            passed: hears of each station as soon as all batches went through it.
+
+        Raises:
+            CannotProbe: the model's code fails, or the rows do not fit into one pass.
+            SourceError: the weights cannot be read.
+        """
+        batches = pack(self._virtual.rows(rows), **self._limits())
+        jobs = [
+            _Job(b.variant, b.size, partial(self._pass, b), lambda _: None, partial(entering, b))
+            for b in batches
+        ]
+        self._prepare(batches)
+        waves = list(_waves(jobs, STATE_BYTES // (self._config.hidden_size * self.dtype.itemsize)))
+        if len(waves) > 1:
+            raise CannotProbe(
+                "this is too much text to watch in one pass",
+                where=self.where,
+                got=f"{sum(batch.size for batch in batches)} tokens",
+                hint="Give fewer or shorter questions and samples.",
+            )
+        for wave in waves:
+            with self._loading.streamed() as load:
+                self._run(wave, load, passed)
 
     def greedy(
         self,
@@ -166,7 +218,8 @@ class Stream:
             ends: tokens that end an answer.
             whole: keep all weights in memory; else they are read once per token.
         """
-        chains = [Row(variant=v, prompt=p, tree=_NOTHING) for v, p in prompts]
+        begun = [(v, self._virtual.begun(v, prompt)) for v, prompt in prompts]
+        chains = [Row(variant=v, prompt=p, tree=_NOTHING) for v, p in begun]
         found: list[Tokens] = [()] * len(prompts)
         jobs = []
         for width in sorted({row.length for row in chains}):
@@ -181,12 +234,22 @@ class Stream:
                 work = partial(self._answers, batch, most, frozenset(ends))
                 size = len(batch.rows) * (width + most)
                 jobs.append(_Job(batch.variant, size, work, finish))
-        self._residents.whole()
+        self._prepare(None)
         loading = self._loading.whole() if whole else self._loading.streamed(again=True)
         with loading as load:
             for wave in _waves(jobs, STATE_BYTES // self._cache_bytes):
                 self._run(wave, load)
         return found
+
+    def _prepare(self, batches: Sequence[Batch] | None) -> None:
+        """Read the embeddings that batches need, or all, and what lies outside the blocks."""
+        if batches is None:
+            self._residents.whole()
+        else:
+            tokens = {token for batch in batches for token in batch.tokens}
+            self._residents.prepare(filter(self._virtual.real, tokens))
+        self._residents.fill(self._applied.lasting())
+        self._applied.stay(self._residents.table, self._residents.wanted)
 
     @property
     def _cache_bytes(self) -> int:
@@ -217,7 +280,9 @@ class Stream:
             "asked": max(1, ACTIVATION_BYTES // per_asked),
         }
 
-    def _run(self, jobs: Sequence[_Job], load: Load) -> None:
+    def _run(
+        self, jobs: Sequence[_Job], load: Load, passed: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Bring all passes from station to station until each has ended."""
         import torch
 
@@ -227,7 +292,8 @@ class Stream:
             requests: list[Request | None] = [None] * len(jobs)
 
             def go_on(i: int, answer: Any = None) -> None:
-                requests[i] = couriers[i].go_on(answer)
+                with self._applied.variant(jobs[i].variant):  # embeddings and norms, on the way
+                    requests[i] = couriers[i].go_on(answer)
                 if requests[i] is None:  # handed over at once: logits are large
                     with self._foreign():
                         made = couriers[i].take()
@@ -242,9 +308,11 @@ class Stream:
                         continue
                     if request.station != lead.station:
                         raise AssertionError("forward passes out of step")
+                    jobs[i].enter()
                     with self._applied.variant(jobs[i].variant), self._foreign():
                         answer = request.compute()
                     go_on(i, answer)
+                passed(lead.station)
 
     @contextmanager
     def _foreign(self) -> Iterator[None]:

@@ -1,10 +1,11 @@
 """The values of a model's parameters, read from the checkpoint when a part of it needs them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from safety_gate.checkpoint import Checkpoint
-from safety_gate.probe.names import Names, Recipe
+from safety_gate.naming.names import Names, Recipe
 from safety_gate.probe.places import owner, put
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ class Weights:
         if recipe.converter is not None:
             return self.read((target,))[target][wanted.to(self._device)]
         name = recipe.sources[0][1]
-        entry = self._checkpoint.entry(name)
-        height = max(1, PIECE // max(1, (entry.stop - entry.start) // max(1, entry.rows)))
-        scratch = torch.empty(min(entry.stop - entry.start, PIECE * 2), dtype=torch.uint8)
+        rows = self._rows(name)
+        height = max(1, PIECE // max(1, meta.nbytes // max(1, rows)))
+        scratch = self._scratch(name, min(height, rows))
         found = torch.empty((len(wanted), *meta.shape[1:]), dtype=meta.dtype)
-        for start in range(0, entry.rows, height):
-            stop = min(start + height, entry.rows)
+        for start in range(0, rows, height):
+            stop = min(start + height, rows)
             first, last = (int(torch.searchsorted(wanted, edge)) for edge in (start, stop))
             if first < last:
                 piece = self._checkpoint.rows(name, start, stop, scratch)
@@ -110,23 +111,30 @@ class Weights:
 
     def _plain(self, name: str, dtype: "torch.dtype", room: "torch.Tensor") -> "torch.Tensor":
         """Read one tensor into ``room``; converted piece by piece where its dtype differs."""
+        rows, shape = self._rows(name), self._checkpoint.shape(name)
+        if self._checkpoint.scratch_bytes(name, rows) == len(room):  # as it is, or nearly
+            probe = self._checkpoint.rows(name, 0, 0, room)  # no bytes: tells the stored dtype
+            if probe.dtype == dtype:
+                return self._checkpoint.rows(name, 0, rows, room).view(shape)
+        made = room.view(dtype).view(shape)
+        flat = made.view(rows, -1)
+        height = max(1, PIECE // max(1, len(room) // max(1, rows)))
+        scratch = self._scratch(name, min(height, rows))
+        for start in range(0, rows, height):
+            stop = min(start + height, rows)
+            part = self._checkpoint.rows(name, start, stop, scratch)
+            flat[start:stop].copy_(part.view(stop - start, -1))
+        return made
+
+    def _rows(self, name: str) -> int:
+        """Return the size of the first dimension; a scalar has one row."""
+        return (*self._checkpoint.shape(name), 1)[0]
+
+    def _scratch(self, name: str, rows: int) -> "torch.Tensor":
+        """Return memory to read so many rows into."""
         import torch
 
-        entry = self._checkpoint.entry(name)
-        size = entry.stop - entry.start
-        probe = self._checkpoint.rows(name, 0, 0, room)  # no bytes: tells the stored dtype
-        if probe.dtype == dtype:
-            return self._checkpoint.rows(name, 0, entry.rows, room).view(entry.shape)
-        made = room.view(dtype).view(entry.shape)
-        flat = made.view(entry.rows, -1)
-        row_bytes = max(1, size // max(1, entry.rows))
-        height = max(1, PIECE // row_bytes)
-        scratch = torch.empty(min(size, height * row_bytes), dtype=torch.uint8)
-        for start in range(0, entry.rows, height):
-            stop = min(start + height, entry.rows)
-            rows = self._checkpoint.rows(name, start, stop, scratch)
-            flat[start:stop].copy_(rows.view(stop - start, -1))
-        return made
+        return torch.empty(self._checkpoint.scratch_bytes(name, rows), dtype=torch.uint8)
 
     def _joined(self, recipe: Recipe) -> "dict[str, torch.Tensor]":
         """Make parameters of several tensors, as transformers does."""
@@ -136,18 +144,10 @@ class Weights:
         item = dtype.itemsize
         sources = {}
         for _, name in recipe.sources:
-            entry = self._checkpoint.entry(name)
-            count = entry.rows * max(1, _row_elements(entry.shape))
+            count = math.prod(self._checkpoint.shape(name))
             room = torch.empty(count * item, dtype=torch.uint8)
             sources[name] = self._plain(name, dtype, room)
         return {
             name: value.to(self._meta[name].dtype).contiguous()
             for name, value in recipe.made(sources, self._model).items()
         }
-
-
-def _row_elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape[1:]:
-        count *= size
-    return count

@@ -1,17 +1,29 @@
 """The inputs of a repair, opened: adapter, safety adapter, and the pair that V is made of."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safety_gate.adapter.ledger import Adapter, factors, open_adapter
 from safety_gate.adapter.lora import LoraModule
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.errors import ChangedWhileRead
-from safety_gate.records import AdapterFact, Report
+from safety_gate.records import AdapterFact, CheckpointFact, Report
 from safety_gate.repair.factors import Factors
+from safety_gate.repair.guard import Guarded
 from safety_gate.repair.refusal import CannotRepair
-from safety_gate.sources.folder import FolderSource
+from safety_gate.sources.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Where a repair reads from, folders and repositories alike."""
+
+    aligned: Source
+    base: Source
+    adapter: Source
+    safety: Source | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +34,7 @@ class Bench:
     base: Checkpoint
     adapter: Adapter
     safety: Adapter | None
+    guarded: Guarded = field(default_factory=Guarded)  # filled by guarding.py, where it is wanted
 
     def modules(self) -> dict[str, LoraModule]:
         """Return the adapter's modules by path."""
@@ -62,48 +75,55 @@ class Bench:
             )
 
     def check(self, report: Report) -> None:
-        """Hold the first report against the adapter that is open here.
+        """Hold the first report against what is open here.
 
         Raises:
-            ChangedWhileRead: the adapter moved since it was opened.
+            ChangedWhileRead: the adapter or a checkpoint moved since it was opened.
         """
+        for fact, checkpoint in ((report.base, self.base), (report.aligned, self.aligned)):
+            if fact is not None and not _is_same(fact, checkpoint.fact(hash_files=False)):
+                raise ChangedWhileRead(
+                    "a checkpoint changed between opening and judging",
+                    where=fact.name,
+                    hint="Run again while nothing writes to it, or name its commit.",
+                )
         if report.adapter is not None and report.adapter.digest != self.adapter.fact.digest:
             raise ChangedWhileRead(
                 "the adapter changed between judging and repairing",
                 where=self.adapter.fact.name,
-                hint="Run again while nothing writes to this folder.",
+                hint="Run again while nothing writes to it, or name its commit.",
             )
 
 
-def open_bench(
-    stack: ExitStack, folders: tuple[Path, Path, Path], safety: Path | None, private: Path
-) -> Bench:
-    """Open all inputs.
+def _is_same(one: CheckpointFact, other: CheckpointFact) -> bool:
+    """Compare what was judged with what is open, of which the weights were not hashed."""
+    if one.revision == other.revision:
+        return True
+    headers = [[(f.path, f.size, f.header_sha256) for f in fact.files] for fact in (one, other)]
+    return one.revision.startswith("sha256:") and headers[0] == headers[1]
+
+
+def open_bench(stack: ExitStack, inputs: Inputs, private: Path) -> Bench:
+    """Understand all inputs.
 
     Args:
-        stack: closes them.
-        folders: of aligned, base and adapter.
-        safety: of the safety adapter.
+        stack: closes what is opened here; the sources stay the caller's.
+        inputs: where they are read from.
         private: a folder for private copies; made if it is missing.
 
     Raises:
         GateError: one of them cannot be read.
     """
     private.mkdir(mode=0o700, exist_ok=True)
+    aligned = Checkpoint.open(inputs.aligned, "aligned")
+    base = Checkpoint.open(inputs.base, "base")
 
-    def source(path: Path) -> FolderSource:
-        opened = FolderSource(path)
-        stack.callback(opened.close)
-        return opened
-
-    aligned = Checkpoint.open(source(folders[0]), "aligned")
-    base = Checkpoint.open(source(folders[1]), "base")
-
-    def understood(path: Path, name: str) -> Adapter:
+    def understood(source: Source, name: str) -> Adapter:
         adapter = open_adapter(
-            source(path),
+            source,
             shapes=aligned.shapes,
             model_type=aligned.model_type,
+            config=aligned.config,
             snapshot_dir=private / name,
         )
         stack.callback(adapter.close)
@@ -112,8 +132,8 @@ def open_bench(
     return Bench(
         aligned=aligned,
         base=base,
-        adapter=understood(folders[2], "adapter"),
-        safety=understood(safety, "safety") if safety else None,
+        adapter=understood(inputs.adapter, "adapter"),
+        safety=understood(inputs.safety, "safety") if inputs.safety else None,
     )
 
 
@@ -127,16 +147,22 @@ def check_plain(adapter: Adapter, role: str) -> None:
     whole = {name for module in adapter.modules for name in (module.a_name, module.b_name)}
     if file is not None and adapter.modules and whole == set(file.entries):
         return
+    beside = sorted(set(file.entries) - whole) if file is not None else []
     grave = [f for f in adapter.findings if f.severity in ("block", "undecided")]
     finding = next((f for f in grave if f.place.kind != "file"), None) or next(iter(grave), None)
     raise CannotRepair(
         f"the {role} is not plain LoRA of the aligned model"
         + (f": {finding.what}" if finding else ""),
         where=f"{adapter.fact.name}: {finding.place.name}" if finding else adapter.fact.name,
-        got=finding.got if finding else "",
+        got=finding.got if finding else _told(beside),
         expected="factors A and B of linear layers, and nothing else",
         hint=finding.hint if finding else "Save it again with save_pretrained().",
     )
+
+
+def _told(beside: Sequence[str]) -> str:
+    """Name what is more than plain LoRA."""
+    return f"{len(beside)} other tensors, starting with {beside[0]}" if beside else "no factors"
 
 
 def check_safety(bench: Bench, *, any_base: bool) -> None:

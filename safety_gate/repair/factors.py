@@ -48,13 +48,20 @@ def norm(factors: Factors) -> float:
     import torch
 
     a, b = factors.a.double(), factors.b.double()
-    gram_a, gram_b = a @ a.T, b.T @ b
+    size = _by_gram(a @ a.T, b.T @ b)
+    if size is None:
+        mix_b = torch.linalg.qr(b, mode="r").R
+        mix_a = torch.linalg.qr(a.T, mode="r").R
+        size = float(torch.linalg.vector_norm(mix_b @ mix_a.T))
+    return abs(factors.scaling) * size
+
+
+def _by_gram(gram_a: "torch.Tensor", gram_b: "torch.Tensor") -> float | None:
+    """Return |b @ a| by a @ a.T and b.T @ b; None where their terms cancel."""
     square = float((gram_b * gram_a).sum())
     if square > CANCELLED * float(gram_a.norm() * gram_b.norm()):
-        return abs(factors.scaling) * math.sqrt(square)
-    mix_b = torch.linalg.qr(b, mode="r").R
-    mix_a = torch.linalg.qr(a.T, mode="r").R
-    return float(torch.linalg.vector_norm(factors.scaling * (mix_b @ mix_a.T)))
+        return math.sqrt(square)
+    return None
 
 
 def stacked(parts: "list[tuple[float, Factors]]") -> Factors:
@@ -76,6 +83,20 @@ def stacked(parts: "list[tuple[float, Factors]]") -> Factors:
 def distance(new: Factors, old: Factors) -> float:
     """Return |dW' - dW|."""
     return norm(stacked([(1.0, new), (-1.0, old)]))
+
+
+def sizes(new: Factors, old: Factors) -> tuple[float, float, float]:
+    """Return |dW|, |dW'| and |dW' - dW|, all from one pair of Gram matrices where that is right."""
+    both = stacked([(1.0, new), (-1.0, old)])
+    a, b = both.a.double(), both.b.double()
+    gram_a, gram_b = a @ a.T, b.T @ b
+    parts = (slice(new.rank, None), slice(0, new.rank), slice(None))
+    before, after, change = (_by_gram(gram_a[at, at], gram_b[at, at]) for at in parts)
+    return (
+        norm(old) if before is None else before,
+        norm(new) if after is None else after,
+        norm(both) if change is None else change,
+    )
 
 
 def truncated(factors: Factors, rank: int) -> Factors:

@@ -20,8 +20,6 @@ from safety_gate.repair.sight import Sight
 if TYPE_CHECKING:
     import torch
 
-PASSES = 2  # V^T @ basis, V @ that
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:

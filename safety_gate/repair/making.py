@@ -12,6 +12,7 @@ from safety_gate.repair.bench import Bench, shared
 from safety_gate.repair.card import card
 from safety_gate.repair.factors import Factors
 from safety_gate.repair.forms import EXACT, SPARSE
+from safety_gate.repair.guard import Guard
 from safety_gate.repair.manifest import manifest
 from safety_gate.repair.mending import Mended, Mender
 from safety_gate.repair.methods import Method, SafeMerge, described
@@ -27,6 +28,7 @@ from safety_gate.repair.writing import (
     write_repaired,
 )
 
+GRAVE_CHANGE = 0.5  # of |dW|; above it little of the skill was left on tiny models
 GRAVE_ROUNDING = 1e-6  # above it the storage dtype is told in a note: float32 stays below
 
 
@@ -50,6 +52,7 @@ class Work:
     made: Made
     inputs: Inputs
     versions: Mapping[str, str]
+    taught: bool = False  # made with every second question: judged by the others
 
 
 def work_out(shop: Shop, plan: Plan, modules: Sequence[str], notes: Sequence[str]) -> Work:
@@ -83,6 +86,7 @@ def work_out(shop: Shop, plan: Plan, modules: Sequence[str], notes: Sequence[str
         made=made,
         inputs=_inputs(shop, plan.method),
         versions=shop.before.versions,
+        taught=isinstance(plan.method, Guard),
     )
 
 
@@ -97,6 +101,7 @@ def mender_for(bench: Bench, method: Method, layout: Layout) -> Mender:
         own=own.__getitem__,
         safety=bench.safety_factors,
         dtypes=lambda module: stored_dtypes(module, tensors, layout.dtype),
+        guarded=(bench.guarded.factors.get(method, {}) if isinstance(method, Guard) else {}).get,
     )
 
 
@@ -124,7 +129,7 @@ def _made(
         modules=facts,
         of_modules=len(shop.bench.adapter.modules),
         change=math.sqrt(sum(fact.change**2 for fact in facts)),
-        before_norm=math.sqrt(sum(score.delta_norm**2 for score in shop.before.modules)),
+        before_norm=_size(shop.before),
         notes=notes,
         left_out=left_out(shop.bench.adapter),
         seed=seed,
@@ -166,6 +171,15 @@ def public_name(name: str) -> str:
     return Path(name).resolve().name if local else name
 
 
+def _size(before: Report) -> float:
+    """Return |dW| over all modules."""
+    return math.sqrt(sum(score.delta_norm**2 for score in before.modules))
+
+
+def _is_skill_asked(before: Report) -> bool:
+    return before.behaviour is not None and bool(before.behaviour.utility)
+
+
 def _notes(shop: Shop, method: Method, facts: Sequence[ModuleRepair]) -> list[str]:
     """Say what a reader might not expect."""
     notes = []
@@ -175,12 +189,20 @@ def _notes(shop: Shop, method: Method, facts: Sequence[ModuleRepair]) -> list[st
             f"The dtype that the adapter is stored with rounds the update by up to {worst:.1e} of"
             " its size; --dtype float32 avoids it"
         )
+    change = math.sqrt(sum(fact.change**2 for fact in facts))
+    if change > GRAVE_CHANGE * _size(shop.before) and not _is_skill_asked(shop.before):
+        notes.append(
+            "The change is larger than half of the update, and nobody asked whether what was"
+            " learned is still there: give samples of the task with --task"
+        )
     if dropped := sum(fact.after_norm == 0.0 for fact in facts):
         notes.append(f"The update of {dropped} modules is now zero")
     if shop.layout.uniform_rank:
         notes.append("Every module is padded with zeros to one rank, unchanged ones too")
     if isinstance(method, SafeMerge):
         notes += _merge_notes(shop, method, facts)
+    if isinstance(method, Guard):
+        notes.append(shop.bench.guarded.note)
     return notes
 
 

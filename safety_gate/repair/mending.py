@@ -3,14 +3,18 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from safety_gate.adapter.lora import LoraModule
-from safety_gate.repair.factors import Factors, distance, norm, stacked
+from safety_gate.repair.factors import Factors, sizes, stacked
 from safety_gate.repair.methods import Method, Subject, all_finite, apply, nothing_left
 from safety_gate.repair.record import ModuleRepair
 from safety_gate.repair.refusal import CannotRepair
 from safety_gate.repair.sight import Sight
 from safety_gate.repair.tensor_file import cast_to
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class Mender:
     own: Callable[[str], LoraModule]
     safety: Callable[[str], Factors | None]  # the safety adapter's update of a module
     dtypes: Callable[[LoraModule], tuple[str, str]]  # of A and B in the new file
+    guarded: "Callable[[str], torch.Tensor | None]" = lambda _: None  # A' of guard
 
     def mend(self, module: str, old: Factors, sight: Sight | None) -> Mended | None:
         """Repair one module; None where the method leaves it as it is.
@@ -36,30 +41,47 @@ class Mender:
         Raises:
             CannotRepair: the method cannot take these factors, or its result cannot be stored.
         """
-        subject = Subject(module=module, factors=old, safety=self.safety(module), sight=sight)
-        new = apply(self.method, subject)
+        new = self._new(module, old, sight)
         if new is None:
             return None
-        if not all_finite(new):
-            raise CannotRepair(
-                "the repaired update is not finite",
-                where=module,
-                hint="Check the safety adapter's weights, and the merge weights and density.",
-            )
-        own = self.own(module)
-        fine = rescaled(new, own.scaling)
-        stored = _rounded(fine, own, self.dtypes(own))
-        before = norm(old)
+        fine, stored = self._in_file(module, new)
+        before, after, change = sizes(new, old)
         fact = ModuleRepair(
             module=module,
-            change=distance(new, old),
+            change=change,
             before_norm=before,
-            after_norm=0.0 if nothing_left(new) else norm(new),
+            after_norm=0.0 if nothing_left(new) else after,
             before_rank=old.rank,
             after_rank=new.rank,
             rounding=_rounding(stored, fine) / before,
         )
         return Mended(factors=stored, fact=fact)
+
+    def stored(self, module: str, old: Factors, sight: Sight | None) -> Factors:
+        """Return the factors that the module would have in the new file.
+
+        Raises:
+            CannotRepair: as ``mend``.
+        """
+        new = self._new(module, old, sight)
+        return old if new is None else self._in_file(module, new)[1]
+
+    def _new(self, module: str, old: Factors, sight: Sight | None) -> Factors | None:
+        """Apply the method."""
+        subject = Subject(
+            module=module,
+            factors=old,
+            safety=self.safety(module),
+            sight=sight,
+            guarded=self.guarded(module),
+        )
+        return apply(self.method, subject)
+
+    def _in_file(self, module: str, new: Factors) -> tuple[Factors, Factors]:
+        """Return the new factors with the module's own scaling, and as the file rounds them."""
+        own = self.own(module)
+        fine = rescaled(new, own.scaling)
+        return fine, _rounded(fine, own, self.dtypes(own))
 
 
 def rescaled(new: Factors, scaling: float) -> Factors:
@@ -79,6 +101,12 @@ def _rounded(fine: Factors, own: LoraModule, dtypes: tuple[str, str]) -> Factors
         a=cast_to(fine.a, dtypes[0]), b=cast_to(fine.b, dtypes[1]), scaling=fine.scaling
     )
     if not all_finite(stored):
+        if not all_finite(fine):
+            raise CannotRepair(
+                "the repaired update is not finite",
+                where=own.module,
+                hint="Check the safety adapter's weights, and the merge weights and density.",
+            )
         raise CannotRepair(
             "a repaired value does not fit into the dtype that the adapter is stored with",
             where=own.module,

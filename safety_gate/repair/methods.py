@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from safety_gate.repair.factors import Factors
 from safety_gate.repair.forms import EXACT, Merge, merged
+from safety_gate.repair.guard import Guard
 from safety_gate.repair.refusal import CannotRepair
 from safety_gate.repair.sight import Sight, attenuated, projected, through_c, unreverted
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,7 @@ class Unrevert:
         _check("the multiple that is added", self.most, 0.0, math.inf)
 
 
-Method: TypeAlias = SafeMerge | SafeLora | Project | Scale | Drop | Attenuate | Unrevert
+Method: TypeAlias = SafeMerge | SafeLora | Project | Scale | Drop | Attenuate | Unrevert | Guard
 
 
 def _refused(what: str, *, got: str = "", expected: str = "") -> CannotRepair:
@@ -100,6 +104,7 @@ class Subject:
     factors: Factors
     safety: Factors | None = None  # of the safety adapter; None: it has no update here
     sight: Sight | None = None  # None where the method needs no product with V
+    guarded: "torch.Tensor | None" = None  # A' of guard, (rank, in); None for other methods
 
 
 def is_identity(method: Method) -> bool:
@@ -113,6 +118,8 @@ def is_identity(method: Method) -> bool:
             return strength == 0.0
         case Unrevert(keep=keep, most=most):
             return keep == 1.0 or most == 0.0
+        case Guard(strength=strength):
+            return strength == 0.0
         case SafeLora() | Project() | Drop():
             return False
         case _:
@@ -143,13 +150,25 @@ def apply(method: Method, subject: Subject) -> Factors | None:
             return attenuated(_seen(subject), strength)
         case Unrevert(keep=keep, most=most):
             return unreverted(_seen(subject), keep, most)
+        case Guard():
+            return _guarded(subject)
         case _:
             assert_never(method)
 
 
+def _guarded(subject: Subject) -> Factors:
+    if subject.guarded is None:
+        raise AssertionError(f"the inputs of {subject.module} were not taken")
+    return Factors(a=subject.guarded, b=subject.factors.b, scaling=subject.factors.scaling)
+
+
 def _seen(subject: Subject) -> Sight:
     if subject.sight is None:
-        raise AssertionError(f"{subject.module} was not looked at through V")
+        raise CannotRepair(  # safety_gate/vocabulary.py: the pass over V saw only a part of it
+            "the module has rows of tokens that base lacks, so its alignment step is not known",
+            where=subject.module,
+            hint="Leave it out with --select, or use drop or scale, which need no step.",
+        )
     return subject.sight
 
 
@@ -173,6 +192,8 @@ def described(method: Method) -> str:
         case Unrevert(keep=keep, most=most):
             limit = "" if math.isinf(most) else f", at most {most:.3g} V"
             return ("unrevert" if keep == 0.0 else f"unrevert, keep {keep:.3g}") + limit
+        case Guard():
+            return method.words
         case _:
             assert_never(method)
 

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from safety_gate.repair.methods import Method
 from safety_gate.repair.selection import Selection
 from safety_gate.repair.writing import Layout
+from safety_gate.sources.hub_names import HubPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Order:
 
     choice: Choice
     output: Path  # a new folder
-    safety: Path | None = None  # folder of the safety adapter
+    safety: Path | HubPlace | None = None  # where the safety adapter is
     any_safety_base: bool = False  # also where it names another base than the adapter does
     layout: Layout = Layout()
+    only_if_needed: bool = False  # leave an adapter that passes alone, and write nothing

@@ -8,7 +8,6 @@ from safety_gate.repair.methods import Project
 if TYPE_CHECKING:
     import torch
 
-PASSES = 2  # one for the Gram matrix, one for V times the right singular vectors
 FLOOR = 1e-12  # squared singular values below this share of the largest are rounding
 
 

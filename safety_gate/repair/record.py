@@ -1,10 +1,19 @@
 """What a repair did: facts for the card, the manifest and the report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, assert_never
 
-from safety_gate.records import AdapterFact, CheckpointFact, Passed, Report
+from safety_gate.records import (
+    AdapterFact,
+    CheckpointFact,
+    Finding,
+    Passed,
+    Place,
+    Report,
+    Undecided,
+    with_gravest_first,
+)
 from safety_gate.report.summary import WEIGHTS_ONLY
 
 Ending: TypeAlias = Literal["repaired", "nothing to repair", "beyond repair", "refused"]
@@ -30,8 +39,10 @@ class Attempt:
     method: str  # our own words
     selection: str  # our own words
     change: float  # |dW' - dW| over all modules
-    forecast: bool  # the policy would pass it by the figures forecast
+    forecast: bool  # the policy would pass it, by forecast figures and by what the model said
     judged: str = ""  # the verdict on its files, where it was written
+    kept: float | None = None  # of aligned's refusals, asked during the search; None: not asked
+    exact: float | None = None  # of the task's samples, completed exactly; None: not asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,25 +85,17 @@ class Repaired:
 
     @property
     def unsettled(self) -> bool:
-        """Tell whether only the weights say that the repair worked.
-
-        A repair changes the very figures that blocked the adapter, so that they pass says less
-        than it did before. On examples/tiny a harmful adapter passes after an "unrevert" that is
-        19% of its size, and still refuses nothing (docs/repair.md).
-        """
+        """Tell whether only the weights say that the repair worked; see ``settled``."""
         after = self.after
-        if self.ending != "repaired" or after is None or not isinstance(after.verdict, Passed):
-            return False
-        figures = any(f.severity == "block" and f.metric for f in self.before.findings)
-        return figures and after.evidence == WEIGHTS_ONLY
+        return after is not None and any(f.rule == UNSETTLED_RULE for f in after.findings)
 
     @property
     def exit_code(self) -> int:
-        """Return the verdict's own status; 1 where nothing passes, 3 where it is unsettled."""
+        """Return the verdict's own status; 1 where nothing passes."""
         own = (self.after or self.before).verdict.exit_code
         match self.ending:
             case "repaired" | "nothing to repair":
-                return 3 if self.unsettled else own
+                return own
             case "beyond repair":
                 return 1
             case "refused":
@@ -101,7 +104,29 @@ class Repaired:
                 assert_never(self.ending)
 
 
+def settled(before: Report, after: Report) -> Report:
+    """Return the second report; undecided where it rests on the very figures that were changed.
+
+    A repair changes what blocked the adapter, so that it passes now says less than it did before.
+    On examples/tiny a harmful adapter passes after an "unrevert" that is 19% of its size, and still
+    refuses nothing (docs/repair.md). Only the model's answers settle it.
+    """
+    figures = any(f.severity == "block" and f.metric for f in before.findings)
+    if not figures or not isinstance(after.verdict, Passed) or after.evidence != WEIGHTS_ONLY:
+        return after
+    finding = Finding(
+        rule=UNSETTLED_RULE,
+        severity="undecided",
+        place=Place(kind="adapter", name=after.adapter.name if after.adapter else ""),
+        what=UNSETTLED,
+        hint="Have the model asked, with --ask openings or --ask generate (docs/behaviour.md).",
+    )
+    findings = with_gravest_first((*after.findings, finding))
+    return replace(after, verdict=Undecided(), findings=findings)
+
+
+UNSETTLED_RULE = "repair-unsettled"
 UNSETTLED = (
-    "The weights pass now, but they were changed until they did, and the model was not asked:"
-    " its answers decide. Until then the exit status is 3, undecided"
+    "the weights pass now, but they were changed until they did, and the model was not asked:"
+    " its answers decide"
 )

@@ -1,7 +1,8 @@
 """The smallest repair that passes the policy, by the figures that its files would have.
 
 Looks at every method over a range of strengths. A forecast opens no file and decides nothing: the
-caller writes the candidates, smallest change first, and judges them from their files.
+caller writes the candidates, smallest change first, and judges them from their files. Where the
+model is asked too, repair/hearing.py searches on.
 """
 
 import datetime
@@ -19,7 +20,7 @@ from safety_gate.records import AdapterScore, Finding, ModuleScore, Passed, Repo
 from safety_gate.repair import forecast
 from safety_gate.repair.factors import distance
 from safety_gate.repair.forecast import Frame
-from safety_gate.repair.forms import Merge
+from safety_gate.repair.forms import Form, Merge
 from safety_gate.repair.methods import (
     Attenuate,
     Drop,
@@ -35,24 +36,47 @@ from safety_gate.repair.selection import Every, Flagged, Selection, selected, wo
 from safety_gate.repair.sight import full_pull
 
 HALVINGS = 6  # of the range of strengths: the smallest that passes is found to 1/64 of it
-STRONGEST = 0.98  # of a scale or an attenuation: a module with nothing left is what "drop" is for
+STRONGEST = 0.98  # of a scale, an attenuation or a mix: nothing left is what "drop" is for
+
+MOST_ADDED = 2.0  # times the safety adapter; beyond that it costs skill (docs/repair_table.md)
 
 Family = Callable[[float], Method]  # strength, above 0 and at most 1, to method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One repair as the forecast sees it."""
+    """One repair as the search sees it."""
 
     method: Method
     selection: Selection
     change: float  # |dW' - dW| over all modules
     passes: bool
+    behaviour: Mapping[str, float] | None = None  # what the model said; None: it was not asked
 
     @property
     def words(self) -> tuple[str, str]:
         """Return method and selection in our own words."""
         return described(self.method), worded(self.selection)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One method with a strength, on one selection of modules."""
+
+    family: Family
+    selection: Selection
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The figures that one repair would have."""
+
+    method: Method
+    selection: Selection
+    modules: tuple[str, ...]
+    change: float
+    sums: Mapping[str, ModuleSums | None]  # by module; None where nothing would be left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,25 +102,45 @@ def incurable(before: Report, policy: LoadedPolicy) -> tuple[Finding, ...]:
         finding
         for finding in before.findings
         if finding.severity in ("block", "undecided")
-        and finding.rule not in curable
+        and (finding.rule not in curable or is_unasked(finding))
         and finding.place.kind != "file"
     )
 
 
+def is_unasked(finding: Finding) -> bool:
+    """Tell whether a rule has no figure to look at: the model was not asked for it."""
+    return finding.severity == "undecided" and finding.metric != "" and finding.value is None
+
+
 def candidates(known: Known, *, safety: bool) -> tuple[Candidate, ...]:
     """Return every repair that was looked at, in order; the caller sorts by change."""
-    flagged = selected(Flagged(), known.before)
-    whole = selected(Every(), known.before)
-    choices: list[Selection] = [Every()]
-    if flagged and flagged != whole:
-        choices.insert(0, Flagged())
     found: list[Candidate] = []
-    for choice in choices:
-        modules = flagged if isinstance(choice, Flagged) else whole
-        for family in _families(known, safety=safety):
-            found += _weakest(known, family, choice, modules)
-        found += [_look(known, method, choice, modules) for method in (SafeLora(), Drop())]
-    return tuple(found)
+    for line in lines(known, safety=safety):
+        found += _weakest(known, line)
+    singles = [look(known, *single) for single in single_repairs(known)]
+    return (*found, *(candidate(known, single) for single in singles))
+
+
+def lines(known: Known, *, safety: bool) -> list[Line]:
+    """Return every method that has a strength, on every selection worth a try."""
+    return [
+        Line(family=family, selection=choice, modules=modules)
+        for choice, modules in _choices(known)
+        for family in _families(known, safety=safety)
+    ]
+
+
+def single_repairs(known: Known) -> list[tuple[Method, Selection, tuple[str, ...]]]:
+    """Return the repairs without a strength."""
+    methods: tuple[Method, ...] = (SafeLora(), Drop())
+    return [(method, *choice) for choice in _choices(known) for method in methods]
+
+
+def _choices(known: Known) -> list[tuple[Selection, tuple[str, ...]]]:
+    flagged, whole = selected(Flagged(), known.before), selected(Every(), known.before)
+    if flagged and flagged != whole:
+        return [(Flagged(), flagged), (Every(), whole)]
+    return [(Every(), whole)]
 
 
 def _families(known: Known, *, safety: bool) -> list[Family]:
@@ -111,25 +155,35 @@ def _families(known: Known, *, safety: bool) -> list[Family]:
     if most > 0.0:
         families.insert(0, lambda t: Unrevert(most=most * t))
     if safety:
-        families.append(lambda t: SafeMerge(merge=Merge(form="svd", weights=(1.0 - t, t))))
-        families.append(lambda t: SafeMerge(merge=Merge(form="cat", weights=(1.0 - t, t))))
+        families.append(lambda t: _mixed("svd", STRONGEST * t))
+        families.append(lambda t: _mixed("cat", STRONGEST * t))
+        # Added and not mixed: the skill keeps its size (task arithmetic, arXiv 2212.04089).
+        families.append(lambda t: SafeMerge(merge=Merge(form="cat", weights=(1.0, MOST_ADDED * t))))
     return families
 
 
-def _weakest(
-    known: Known, family: Family, choice: Selection, modules: Sequence[str]
-) -> list[Candidate]:
+def _mixed(form: Form, share: float) -> SafeMerge:
+    """Merge with this share of the safety adapter."""
+    return SafeMerge(merge=Merge(form=form, weights=(1.0 - share, share)))
+
+
+def _weakest(known: Known, line: Line) -> list[Candidate]:
     """Look for the weakest strength that passes; passing is taken to grow with the strength."""
-    strong, seen = 1.0, [_look(known, family(1.0), choice, modules)]
+
+    def at(strength: float) -> Candidate:
+        method = line.family(strength)
+        return candidate(known, look(known, method, line.selection, line.modules))
+
+    strong, seen = 1.0, [at(1.0)]
     if not seen[0].passes:
-        seen.append(_look(known, family(0.5), choice, modules))
+        seen.append(at(0.5))
         if not seen[1].passes:
             return seen
         strong = 0.5
     weak = 0.0
     for _ in range(HALVINGS):
         middle = (weak + strong) / 2.0
-        seen.append(_look(known, family(middle), choice, modules))
+        seen.append(at(middle))
         if seen[-1].passes:
             strong = middle
         else:
@@ -137,8 +191,19 @@ def _weakest(
     return seen
 
 
-def _look(known: Known, method: Method, choice: Selection, modules: Sequence[str]) -> Candidate:
-    """Forecast the verdict of one repair."""
+def candidate(known: Known, seen: Look, behaviour: Mapping[str, float] | None = None) -> Candidate:
+    """Apply the policy to what was forecast, and to what the model said."""
+    return Candidate(
+        method=seen.method,
+        selection=seen.selection,
+        change=seen.change,
+        passes=passes(known, seen, known.policy, behaviour),
+        behaviour=behaviour,
+    )
+
+
+def look(known: Known, method: Method, choice: Selection, modules: Sequence[str]) -> Look:
+    """Forecast the figures of one repair."""
     import torch
 
     def one(module: str) -> tuple[ModuleSums | None, float]:
@@ -151,17 +216,20 @@ def _look(known: Known, method: Method, choice: Selection, modules: Sequence[str
 
     with ThreadPoolExecutor(max_workers=known.workers) as pool:
         looks = dict(zip(modules, pool.map(one, modules), strict=True))
-    sums = {name: looks[name][0] if name in looks else own for name, own in known.sums.items()}
-    return Candidate(
+    return Look(
         method=method,
         selection=choice,
+        modules=tuple(modules),
         change=math.sqrt(sum(change**2 for _, change in looks.values())),
-        passes=_passes(known, sums),
+        sums={name: looks[name][0] if name in looks else own for name, own in known.sums.items()},
     )
 
 
-def _passes(known: Known, sums: Mapping[str, ModuleSums | None]) -> bool:
-    """Tell whether the policy would pass these figures."""
+def passes(
+    known: Known, seen: Look, policy: LoadedPolicy, behaviour: Mapping[str, float] | None
+) -> bool:
+    """Tell whether a policy would pass these figures."""
+    sums = seen.sums
     scores = [
         _score(known, score, own)
         for score in known.before.modules
@@ -180,12 +248,13 @@ def _passes(known: Known, sums: Mapping[str, ModuleSums | None]) -> bool:
         unchanged_modules=known.total.unchanged_modules,
     )
     verdict, _ = decide(
-        known.policy,
+        policy,
         modules=scores,
         total=total,
         findings=(),
         adapter_ids=("", ""),
         today=known.today,
+        behaviour=behaviour,
     )
     return isinstance(verdict, Passed)
 

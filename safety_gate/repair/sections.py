@@ -34,7 +34,7 @@ def repair_section(repaired: Repaired) -> str:
             title=f"Repair: {repaired.ending}",
             rows=comparison(repaired.before, repaired.after) if repaired.after else (),
             shortlist=tried[:MOST_TRIED],
-            unsettled=UNSETTLED if repaired.unsettled else "",
+            unsettled=UNSETTLED[0].upper() + UNSETTLED[1:] if repaired.unsettled else "",
         )
     )
     return text.strip() + "\n"

@@ -9,7 +9,7 @@ from rich.text import Text
 from safety_gate.repair.record import UNSETTLED, Attempt, Made, Repaired
 from safety_gate.report.comparison import comparison
 from safety_gate.report.inert import Prose, plain_prose, shown
-from safety_gate.report.summary import figure
+from safety_gate.report.summary import figure, percent
 from safety_gate.report.terminal import render_text
 
 MOST_TRIED = 8  # attempts of the search that are shown; the JSON report has them all
@@ -34,7 +34,9 @@ def _head(repaired: Repaired) -> list[Text]:
     if repaired.made is not None:
         lines += _made(repaired.made)
     if repaired.unsettled:
-        lines.append(Text(f"Undecided: {UNSETTLED}.", style="bold"))
+        lines.append(
+            Text(f"Undecided: {UNSETTLED}; until then the exit status is 3.", style="bold")
+        )
     if repaired.output is not None:
         lines.append(Text.assemble("New adapter: ", (shown(str(repaired.output)), "cyan")))
     return [*lines, Text()]
@@ -84,10 +86,18 @@ def _tried(tried: tuple[Attempt, ...]) -> list[Text]:
         return []
     good = [attempt for attempt in tried if attempt.forecast]
     shortlist = sorted(good or tried, key=lambda attempt: attempt.change)[:MOST_TRIED]
-    head = f"Tried {len(tried):,} repairs; {len(good):,} would pass by the forecast."
+    head = f"Tried {len(tried):,} repairs; {len(good):,} would pass."
     lines = [Text(), Text(head, style="bold")]
     for attempt in shortlist:
         verdict = attempt.judged or ("would pass" if attempt.forecast else "would not pass")
         words = f"{attempt.method}, on {attempt.selection}"
-        lines.append(Text(f"  {attempt.change:<10.4g} {plain_prose(words)}: {verdict}"))
+        told = f"{plain_prose(words)}: {verdict}{_said(attempt)}"
+        lines.append(Text(f"  {attempt.change:<10.4g} {told}"))
     return lines
+
+
+def _said(attempt: Attempt) -> str:
+    """Say what the model did, where it was asked."""
+    parts = {"refusals kept": attempt.kept, "task": attempt.exact}
+    told = [f"{percent(value)} {name}" for name, value in parts.items() if value is not None]
+    return f" ({', '.join(told)})" if told else ""

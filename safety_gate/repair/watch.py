@@ -1,16 +1,16 @@
 """Watches the pass over V for a repair, and spares the judging of the repaired adapter the rest."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from safety_gate import drift
 from safety_gate.outcomes import Measured, ModuleTask, Outcome, Scored, Unchanged
-from safety_gate.repair import forecast, projection
+from safety_gate.repair import forecast, projection, span
 from safety_gate.repair.factors import Factors
 from safety_gate.repair.forecast import Frame
+from safety_gate.repair.guard import Guard
 from safety_gate.repair.mending import Mended, Mender
 from safety_gate.repair.methods import (
     Attenuate,
@@ -27,9 +27,6 @@ from safety_gate.repair.sight import Sight
 
 if TYPE_CHECKING:
     import torch
-
-
-PASSES_AHEAD = 2  # V^T @ left and V @ that, of the repaired module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +51,7 @@ SEARCH = Needs(image=True, along=True, inside=True, frames=True)
 def needs_of(method: Method) -> Needs:
     """Return what a method needs of the pass over V."""
     match method:
-        case SafeMerge() | Scale() | Drop():
+        case SafeMerge() | Scale() | Drop() | Guard():
             return Needs()
         case SafeLora():
             return Needs(image=True)
@@ -68,10 +65,25 @@ def needs_of(method: Method) -> Needs:
             assert_never(method)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What factors in a place were measured to be."""
+
+    place: tuple[object, ...]
+    factors: "tuple[torch.Tensor, torch.Tensor]"
+    outcome: Outcome
+
+    def holds(self, a: "torch.Tensor", b: "torch.Tensor") -> bool:
+        """Tell whether these are the very factors."""
+        import torch
+
+        return torch.equal(a, self.factors[0]) and torch.equal(b, self.factors[1])
+
+
 class Watch:
     """Follows ``outcomes.Memory``. One object serves one pair of checkpoints only.
 
-    An outcome is recalled for bit-equal factors, scale and place: measuring again would give the
+    An outcome is recalled for equal factors, scale and place: measuring again would give the
     same bytes. So judging a repaired adapter measures what the repair changed, and reads no V of
     the modules that kept their bytes.
     """
@@ -96,30 +108,29 @@ class Watch:
         self._mender = mender
         self._safety = safety
         self._wanted = wanted
-        self._outcomes: dict[str, Outcome] = {}
+        self._known: dict[str, list[_Known]] = {}  # by module
         self.sights: dict[str, Sight] = {}
         self.frames: dict[str, Frame] = {}
         self.sums: dict[str, drift.ModuleSums] = {}
         self.mended: dict[str, Mended | None] = {}
 
     @property
-    def more_passes(self) -> int:
-        """Return how many more passes ``keep`` takes."""
-        if self._needs.frames:
-            return forecast.PASSES
-        ahead = PASSES_AHEAD if self._mender else 0
-        return ahead + (projection.PASSES if self._needs.project else 0)
+    def exact(self) -> bool:
+        """Tell whether the products must be those of float32: they go into weights."""
+        return self._needs.sight or self._needs.frames
 
     def recall(self, task: ModuleTask) -> Outcome | None:
         """Return the outcome of the same factors in the same place."""
-        if not self._outcomes:
+        known = [one for one in self._known.get(task.module, ()) if one.place == _place(task)]
+        if not known:
             return None
-        return self._outcomes.get(_key(task, *task.factors()))
+        a, b = task.factors()
+        return next((one.outcome for one in known if one.holds(a, b)), None)
 
     def keep(self, measured: Measured) -> None:
         """Keep the outcome, and the products of a module that was scored."""
         outcome = measured.outcome
-        self._outcomes[_key(measured.task, *measured.factors)] = outcome
+        self._remember(measured.task, measured.factors, outcome)
         if not isinstance(outcome, Scored):
             return
         module = measured.task.module
@@ -137,8 +148,8 @@ class Watch:
     def _mend(self, mender: Mender, measured: Measured, sight: Sight | None) -> None:
         """Repair the module and measure the result, as long as V is at hand.
 
-        The outcome is kept under the digest of the new factors: if the files will hold these very
-        bits, judging them needs no second read of V; if not, they are measured like any others.
+        The outcome is kept with the new factors: if the files will hold these very numbers, judging
+        them needs no second read of V; if not, they are measured like any others.
         """
         task = measured.task
         old = Factors(*measured.factors, task.scaling)
@@ -149,24 +160,20 @@ class Watch:
         self.mended[task.module] = mended
         if mended is None:
             return
-        a, b = (_as_read(thin) for thin in (mended.factors.a, mended.factors.b))
+        a, b = mended.factors.a.float(), mended.factors.b.float()  # as a reader gives them
         again = _task_of(task, mended.factors, a, b)
         update = drift.factored(a, b, again.scaling)
         if update is None:
-            self._outcomes[_key(again, a, b)] = Unchanged(task.module)
+            self._remember(again, (a, b), Unchanged(task.module))
             return
-        products = drift.step_products(
-            measured.blocks, update.left, update.right, transposed=task.transposed
-        )
-        null = slice(-drift.NULL_COLUMNS, None)
-        both = drift.StepProducts(
-            x=_beside(products.x, measured.products.x[:, null]),
-            u=_beside(products.u, measured.products.u[:, null]),
-            vq=products.vq,
-            step_norm=measured.products.step_norm,
-            weight_norm=measured.products.weight_norm,
-        )
-        self._outcomes[_key(again, a, b)] = measured.score(again, update, both)
+        products = span.products(measured, update)
+        self._remember(again, (a, b), measured.score(again, update, products))
+
+    def _remember(
+        self, task: ModuleTask, factors: "tuple[torch.Tensor, torch.Tensor]", outcome: Outcome
+    ) -> None:
+        """Keep an outcome for the judging of the new files."""
+        self._known.setdefault(task.module, []).append(_Known(_place(task), factors, outcome))
 
     def _sight(self, measured: Measured) -> Sight:
         update, products = measured.update, measured.products
@@ -189,20 +196,6 @@ class Watch:
         )
 
 
-def _beside(one: "torch.Tensor", two: "torch.Tensor") -> "torch.Tensor":
-    """Put columns side by side."""
-    import torch
-
-    return torch.cat((one, two), dim=1)
-
-
-def _as_read(thin: "torch.Tensor") -> "torch.Tensor":
-    """Return a stored factor as ``adapter.ledger.factors`` gives it: float64, or else float32."""
-    import torch
-
-    return thin if thin.dtype == torch.float64 else thin.float()
-
-
 def _task_of(task: ModuleTask, new: Factors, a: "torch.Tensor", b: "torch.Tensor") -> ModuleTask:
     """Return the task that the new factors will be in the repaired adapter."""
     scaling = task.scaling
@@ -211,11 +204,6 @@ def _task_of(task: ModuleTask, new: Factors, a: "torch.Tensor", b: "torch.Tensor
     return dataclasses.replace(task, rank=new.rank, scaling=scaling, factors=lambda: (a, b))
 
 
-def _key(task: ModuleTask, a: "torch.Tensor", b: "torch.Tensor") -> str:
-    """Return a digest of all that an outcome follows from, but for the checkpoints."""
-    place = (task.module, task.weight, task.shape, task.transposed, task.rank, task.scaling)
-    digest = hashlib.sha256(repr(place).encode())
-    for thin in (a, b):
-        digest.update(f"{thin.dtype}{tuple(thin.shape)}".encode())
-        digest.update(thin.contiguous().numpy().data)
-    return digest.hexdigest()
+def _place(task: ModuleTask) -> tuple[object, ...]:
+    """Return all that an outcome follows from, but for factors and checkpoints."""
+    return (task.module, task.weight, task.shape, task.transposed, task.rank, task.scaling)

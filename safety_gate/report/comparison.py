@@ -16,6 +16,13 @@ _METRICS = {
     "size": "of the whole update, in lengths of the alignment step",
     "residual": "outside the alignment step, in its lengths",
 }
+# Of what the model said, under the name that the probe gives the adapter.
+_SAID = {
+    "openings_retained": "share of the aligned model's refusals that are kept",
+    "answers_retained": "the same, by written answers",
+    "openings_newly_refused": "share of the harmless questions that are newly refused",
+    "utility_exact": "share of the task's samples that are right",
+}
 _COUNTED: dict[Severity, str] = {
     "block": "findings that block",
     "undecided": "findings that could not be judged",
@@ -54,7 +61,7 @@ def comparison(before: Report, after: Report) -> tuple[Compared, ...]:
                 before=olds.get(metric, _NONE),
                 after=news.get(metric, _NONE),
             )
-            for metric, meaning in _METRICS.items()
+            for metric, meaning in (*_SAID.items(), *_METRICS.items())
             if metric in olds or metric in news
         ),
     )
@@ -73,4 +80,5 @@ def _coverage(report: Report) -> Prose:
 
 
 def _figures(report: Report) -> dict[str, float]:
-    return report.total.drift.values() if report.total else {}
+    said = report.behaviour.figures("adapter") if report.behaviour else {}
+    return said | (report.total.drift.values() if report.total else {})

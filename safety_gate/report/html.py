@@ -88,22 +88,34 @@ def render_html(report: Report, before: Report | None = None) -> str:
         report: what was found.
         before: the report of the adapter that this one was repaired from; shown beside it.
     """
-    env = _environment()
-    style = env.get_template("report_style.html.j2").render(inks=tuple(map(ink_of, Shade)))
-    return env.get_template("report.html.j2").render(
-        style=Style(style),
-        report=report,
-        before=before,
-        summary=summarise(report),
-        pictures=_pictures(report, before),
-        compared=comparison(before, report) if before else (),
-        spoken=spoken(report.behaviour),
-        worst=worst_modules(report),
-        owners=owner_counts(report.ledger),
-        unaccounted=unaccounted(report.ledger),
-        shades=tuple(Shade),
-        glossary=Prose(GLOSSARY),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(style=Style(style_sheet()), **report_values(report, before))
     )
+
+
+def style_sheet() -> str:
+    """Return the style sheet of every page; no value of a report is in it."""
+    inks = tuple(map(ink_of, Shade))
+    return environment().get_template("report_style.html.j2").render(inks=inks)
+
+
+def report_values(report: Report, before: Report | None = None) -> dict[str, Any]:
+    """Return what the parts of the report's page are filled with."""
+    return {
+        "report": report,
+        "before": before,
+        "summary": summarise(report),
+        "pictures": _pictures(report, before),
+        "compared": comparison(before, report) if before else (),
+        "spoken": spoken(report.behaviour),
+        "worst": worst_modules(report),
+        "owners": owner_counts(report.ledger),
+        "unaccounted": unaccounted(report.ledger),
+        "shades": tuple(Shade),
+        "glossary": Prose(GLOSSARY),
+    }
 
 
 def inert(value: object) -> Markup:
@@ -174,7 +186,8 @@ def _pictures(report: Report, before: Report | None) -> tuple[Picture, ...]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what fills the templates of pages; every value goes through ``inert``."""
     env = Environment(
         loader=FileSystemLoader(templates_folder()),
         undefined=StrictUndefined,

@@ -26,7 +26,7 @@ def file_of(finding: Finding, report: Report, *, folder: str, policy: str = "") 
         case "policy" if policy:
             return policy
         case "file":
-            name = finding.place.name if _is_safe(finding.place.name) else CONFIG
+            name = finding.place.name if is_safe(finding.place.name) else CONFIG
         case "tensor" | "module":
             name = _weights(report)
         case _:
@@ -48,11 +48,11 @@ def address_of(path: str) -> str:
 def _weights(report: Report) -> str:
     """Return the adapter's one safetensors file; the usual name where that is not clear."""
     files = report.adapter.files if report.adapter else ()
-    found = [f.path for f in files if f.path.endswith(_SUFFIX) and _is_safe(f.path)]
+    found = [f.path for f in files if f.path.endswith(_SUFFIX) and is_safe(f.path)]
     return found[0] if len(found) == 1 else WEIGHTS
 
 
-def _is_safe(path: str) -> bool:
+def is_safe(path: str) -> bool:
     try:
         check_path(path)
     except UnsafePath:

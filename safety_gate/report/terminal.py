@@ -152,8 +152,9 @@ class _Page:
                 text.append_text(self.words(", " if n else "", one.category))
                 text.append(f" {one.lost} of {one.of}")
             lines += self.wrapped(text)
-        for one in found.quoted:
-            label = self.words(one.prompt, ", ", one.variant, ", ", one.reply, ": ", one.text)
+        for answer in found.quoted:
+            parts = (answer.prompt, ", ", answer.variant, ", ", answer.reply, ": ", answer.text)
+            label = self.words(*parts)
             lines += self.wrapped(label, indent=2)
         return lines
 

@@ -22,6 +22,7 @@ class Judged:
     """The gate has looked."""
 
     report: Report
+    repaired: Report | None = None  # of a repaired copy; it releases nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,10 +145,10 @@ class Worker:
         match self._hands.judge.judge(work):
             case NotJudged(reason=reason):
                 return self._ignore(lease, reason)
-            case Judged(report=report):
+            case Judged(report=report, repaired=repaired):
                 if lease.tries < self._limits.judge_tries:
                     _check_final(report, lease)
-                self._keep(lease, report)
+                self._keep(lease, report, repaired)
                 return True
             case never:
                 assert_never(never)
@@ -166,8 +166,9 @@ class Worker:
         log.info("not judged", extra={**_named(lease), "reason": reason})
         return False
 
-    def _keep(self, lease: Lease, report: Report) -> None:
-        if not self._hands.store.decide(lease, report.verdict.word, to_json(report)):
+    def _keep(self, lease: Lease, report: Report, repaired: Report | None = None) -> None:
+        after = to_json(repaired) if repaired else ""
+        if not self._hands.store.decide(lease, report.verdict.word, to_json(report), after):
             raise LeaseLost(f"{lease.repo}@{lease.sha}")
         log.info("verdict", extra={**_named(lease), "word": report.verdict.word})
 

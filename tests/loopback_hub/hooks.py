@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.loopback_hub.compute import Compute
 from tests.loopback_hub.history import Repo, hex24
 from tests.loopback_hub.talk import Discussion, Event
 
@@ -26,6 +27,7 @@ class Webhook:
     watched: list[dict[str, str]]
     domains: list[str]
     secret: str | None
+    secrets: dict[str, str] = field(default_factory=dict)  # for the Job that it starts
     disabled: bool = False
     id: str = field(default_factory=hex24)
 
@@ -50,7 +52,9 @@ class Webhook:
             "secret": self.secret,
             "disabled": self.disabled,
         }
-        return told | ({"url": self.url} if self.url else {"jobSourceId": self.job})
+        if self.url:
+            return told | {"url": self.url}
+        return told | {"job": {"command": [], "arguments": [], "environment": {}}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,10 @@ def send(url: str, payload: Payload, secret: str | None) -> int | None:
 class Hooks:
     """All webhooks; delivers in the order of events, from a thread of its own."""
 
-    def __init__(self, web: Callable[[], str], owner_id: Callable[[str], str]) -> None:
+    def __init__(
+        self, web: Callable[[], str], owner_id: Callable[[str], str], compute: Compute
+    ) -> None:
+        self._compute = compute
         self._web = web
         self._owner_id = owner_id
         self.hooks: list[Webhook] = []
@@ -112,8 +119,22 @@ class Hooks:
         }
         self.events.append(payload)
         for hook in self.hooks:
-            if hook.wants(payload) and hook.url is not None:
+            if not hook.wants(payload):
+                continue
+            if hook.url is not None:
                 self.deliver(hook, payload)
+            elif hook.job is not None:
+                self._start(hook, hook.job, payload)
+
+    def _start(self, hook: Webhook, source: str, payload: Payload) -> None:
+        told = {
+            "WEBHOOK_PAYLOAD": json.dumps(payload | {"webhook": {"id": hook.id, "version": 3}}),
+            "WEBHOOK_REPO_ID": payload["repo"]["name"],
+            "WEBHOOK_REPO_TYPE": payload["repo"]["type"],
+        }
+        if hook.secret is not None:
+            told["WEBHOOK_SECRET"] = hook.secret
+        self._compute.triggered(source, hook.secrets, told)
 
     def deliver(self, hook: Webhook, payload: Payload) -> None:
         """Queue one delivery; tests call this again for duplicates and other orders."""

@@ -9,7 +9,13 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from tests.loopback_hub.accounts import Login, check_files, check_read, check_write
+from tests.loopback_hub.accounts import (
+    Login,
+    check_files,
+    check_read,
+    check_write,
+    member,
+)
 from tests.loopback_hub.history import Commit, Content, Kind, Repo
 from tests.loopback_hub.problem import Problem
 from tests.loopback_hub.recorder import SLASH
@@ -136,6 +142,21 @@ async def auth_check(repo: TheRepo, login: TheLogin) -> dict[str, Any]:
 async def auth_check_write(repo: TheRepo, login: TheLogin) -> dict[str, Any]:
     check_write(login, repo)
     return {}
+
+
+@router.get("/api/models")
+async def models(request: Request, world: TheWorld, login: TheLogin) -> list[dict[str, Any]]:
+    """List what this login may see, of one owner or of all."""
+    author = request.query_params.get("author")
+    tags = request.query_params.getlist("filter")
+    found = []
+    for repo in world.repos.values():
+        if repo.kind != "model" or (author is not None and repo.namespace != author):
+            continue
+        if (repo.private and not member(login, repo)) or any(t not in repo.tags for t in tags):
+            continue
+        found.append(described(world, repo, repo.head, blobs=False))
+    return found
 
 
 @router.get(API)

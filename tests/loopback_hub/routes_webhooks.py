@@ -51,7 +51,10 @@ async def create(request: Request, world: TheWorld, login: Owner) -> dict[str, A
         watched=asked["watched"],
         domains=asked.get("domains") or ["repo", "discussion"],
         secret=asked.get("secret"),
+        secrets=asked.get("secrets") or {},
     )
+    if hook.job is not None and world.compute.find(hook.job) is None:
+        raise Problem(404, "Source Job not found", code="RepoNotFound")
     world.hooks.hooks.append(hook)
     return {"webhook": hook.described()}
 

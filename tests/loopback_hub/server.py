@@ -17,6 +17,7 @@ from tests.loopback_hub import (
     routes_commit,
     routes_discussions,
     routes_files,
+    routes_jobs,
     routes_repo,
     routes_webhooks,
 )
@@ -45,6 +46,7 @@ def _application(world: World, side: Side) -> FastAPI:
     app.add_exception_handler(Problem, _told)
     routers = {
         "hub": (
+            routes_jobs.router,  # before /api/{kind}/{ns}/{name}, which would take its paths
             routes_repo.router,
             routes_commit.router,
             routes_discussions.router,
@@ -121,6 +123,7 @@ class LoopbackHub:
         if self._thread is not None:
             self._thread.join()
         self.world.hooks.close()
+        self.world.compute.wait()
 
     def _server(self, app: App, side: Side) -> uvicorn.Server:
         # The log would only repeat what Requests records, and the aborts that faults cause.

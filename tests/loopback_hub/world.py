@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.loopback_hub.accounts import Accounts
+from tests.loopback_hub.compute import Compute
 from tests.loopback_hub.history import (
     MAIN,
     Commit,
@@ -47,7 +48,8 @@ class World:
         self.accounts = Accounts()
         self.repos: dict[tuple[Kind, str], Repo] = {}
         self.objects: dict[str, bytes] = {}  # uploaded large files by sha256
-        self.hooks = Hooks(lambda: self.web, self.accounts.id_of)
+        self.compute = Compute(lambda: self.web)
+        self.hooks = Hooks(lambda: self.web, self.accounts.id_of, self.compute)
         self.xet = XetStore(xet_folder) if xet_folder else None
         self.url_seconds = 3600.0  # for which a signed address works
         self._sealing = secrets.token_bytes(16)

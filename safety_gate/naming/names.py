@@ -5,14 +5,12 @@ Mostly the names are equal. Where transformers itself renames or joins tensors o
 unresolved is an error, never a guess.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safety_gate.checkpoint import Checkpoint
-from safety_gate.errors import BadCheckpoint
-from safety_gate.probe.failure import CannotProbe
+from safety_gate.naming.failure import NamesUnknown
 
 if TYPE_CHECKING:
     import torch
@@ -54,48 +52,61 @@ class Names:
         return self.recipes[self.tied.get(target, target)]
 
 
-def join_names(model: Any, checkpoint: Checkpoint) -> Names:
+def join_names(model: Any, shapes: Mapping[str, tuple[int, ...]], where: str) -> Names:
     """Find for every parameter of the model its tensors in the checkpoint.
 
+    Args:
+        model: of transformers, without values.
+        shapes: of the checkpoint's weights, by name, in natural order.
+        where: the checkpoint's name, for errors.
+
     Raises:
-        BadCheckpoint: a parameter has no tensor, or one of another shape.
-        CannotProbe: the installed transformers has no table of names that we know how to ask.
+        NamesUnknown: a parameter has no tensor, or one of another shape; or the installed
+            transformers has no table of names that we know how to ask.
     """
     wanted = model.state_dict()
-    found = _collected(model, checkpoint, wanted)
+    found = _collected(model, shapes, wanted, where)
     recipes = {target: recipe for recipe in found for target in recipe.targets}
     tied = _tied(model.all_tied_weights_keys, recipes)
     buffers = {name for name, _ in model.named_buffers()}
     missing = sorted(name for name in wanted if name not in {*recipes, *tied, *buffers})
     if missing:
-        raise BadCheckpoint(
+        unused = sorted(shapes.keys() - {n for recipe in found for _, n in recipe.sources})
+        raise NamesUnknown(
             "parameters of the model have no tensor in the checkpoint",
-            where=checkpoint.source.name,
-            got=f"{len(missing)}: {', '.join(missing[:SHOWN])}",
+            where=where,
+            got=f"{some(missing)}; tensors without a parameter: {some(unused)}",
             hint="Check that config.json and the weights belong to the same model.",
         )
     plain = {r.sources[0][1]: t for t, r in recipes.items() if r.converter is None}
     for name, target in plain.items():
-        if checkpoint.shape(name) != tuple(wanted[target].shape):
-            raise BadCheckpoint(
+        if shapes[name] != tuple(wanted[target].shape):
+            raise NamesUnknown(
                 "a weight has another shape than config.json says",
-                where=f"{checkpoint.source.name}: {name}",
-                got=str(checkpoint.shape(name)),
+                where=f"{where}: {name}",
+                got=str(shapes[name]),
                 expected=str(tuple(wanted[target].shape)),
                 hint="Check that config.json and the weights belong to the same model.",
             )
     return Names(recipes=recipes, tied=tied, by_source=plain)
 
 
-def _collected(model: Any, checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> list[Recipe]:
+def some(names: Sequence[str]) -> str:
+    """Return how many names there are, and the first of them."""
+    return f"{len(names)}: {', '.join(name[:120] for name in names[:SHOWN])}" if names else "none"
+
+
+def _collected(
+    model: Any, shapes: Iterable[str], wanted: Mapping[str, Any], where: str
+) -> list[Recipe]:
     """Ask transformers' table for every tensor of the checkpoint."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, rename_source_key
     except ImportError as error:
-        raise CannotProbe(
+        raise NamesUnknown(
             "this version of transformers keeps its table of names elsewhere",
-            where=checkpoint.source.name,
+            where=where,
             hint="Install the version of transformers that Safety Gate names.",
         ) from error
     table = get_model_conversion_mapping(model)
@@ -104,7 +115,7 @@ def _collected(model: Any, checkpoint: Checkpoint, wanted: Mapping[str, Any]) ->
     by_pattern = {p: converter for converter in converters for p in converter.source_patterns}
     prefix = model.base_model_prefix
     gathered: dict[str, tuple[Any, list[tuple[str, str]]]] = {}
-    for name in checkpoint.names:
+    for name in shapes:
         target, pattern = rename_source_key(name, renamings, converters, prefix, wanted)
         if target not in wanted and name in wanted:
             target, pattern = name, None

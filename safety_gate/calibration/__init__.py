@@ -1,0 +1,1 @@
+"""How well the gate's figures tell safe adapters of one base from unsafe ones."""

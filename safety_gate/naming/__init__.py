@@ -1,0 +1,1 @@
+"""Names of weights, resolved by transformers' own tables and a model without weights."""
