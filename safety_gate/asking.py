@@ -1,14 +1,15 @@
 """Asking the model: what the user wishes, and what becomes of it where that cannot be done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from safety_gate.adapter.ledger import Adapter
 from safety_gate.behaviour import BehaviourFact
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.delta.roads import Deltas
-from safety_gate.errors import BadCheckpoint
+from safety_gate.errors import BadCheckpoint, GateError
 from safety_gate.places import Opener, Where, plan_all
 from safety_gate.probe.datasets import Dataset, load_dataset
 from safety_gate.probe.failure import CannotProbe
@@ -18,8 +19,11 @@ from safety_gate.probe.precision import dtype_of
 from safety_gate.probe.prompts import PromptSet, load_prompts
 from safety_gate.probe.settings import Generation, Settings
 from safety_gate.probe.utility import load_samples
-from safety_gate.probe.variants import ALIGNED, variant_of
+from safety_gate.probe.variants import ALIGNED, Variant, variant_of
 from safety_gate.records import Finding, Place, Severity
+
+if TYPE_CHECKING:
+    from safety_gate.probe.behaviour import Probed
 
 Mode: TypeAlias = Literal["none", "auto", "openings", "generate"]
 
@@ -55,55 +59,106 @@ class Answered:
     findings: tuple[Finding, ...] = ()
 
 
-def ask(  # noqa: PLR0913
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One adapter that is asked."""
+
+    adapter: Adapter
+    deltas: Deltas | None = None  # what it changes beside plain LoRA, open
+
+
+def ask(
     wish: Ask,
     aligned: Checkpoint,
-    adapter: Adapter,
+    parts: Sequence[Part],
     opener: Opener,
     *,
-    deltas: Deltas | None = None,
     hash_files: bool = False,
-) -> Answered:
-    """Ask the aligned model, and it with the adapter.
-
-    Args:
-        wish: what to ask.
-        aligned: as it was opened.
-        adapter: open.
-        opener: opens the guard model.
-        deltas: what the adapter changes beside plain LoRA, open.
-        hash_files: name aligned by the sha256 of its whole files, which a baseline needs where
-            no commit does.
+) -> list[Answered | GateError]:
+    """Ask the aligned model, and it with each of the adapters, in one pass over its weights.
 
     Where the *aligned* model cannot be asked, mode "auto" says so and goes on with the weights.
     Where only the adapter stands in the way it does not: else an adapter could choose not to be
     asked.
 
+    Args:
+        wish: what to ask.
+        aligned: as it was opened.
+        parts: the adapters.
+        opener: opens the guard model.
+        hash_files: name aligned by the sha256 of its whole files, which a baseline needs where
+            no commit does.
+
+    Returns:
+        What came of each adapter, or why nothing did: it cannot be asked and has to be, or what
+        it says is nonsense.
+
     Raises:
-        CannotProbe: the model cannot be asked, and has to be.
-        GateError: its files cannot be read, or what it says is nonsense.
+        GateError: what is to be asked cannot be read, or aligned cannot be asked and has to be.
     """
     if wish.mode == "none":
-        return Answered()
+        return [Answered() for _ in parts]
     settings = settings_of(wish, opener)
     try:
         check_askable(aligned, settings)
     except (CannotProbe, BadCheckpoint) as error:
         if wish.mode != "auto":
             raise
-        return Answered(findings=(_not_asked(error),))
-    from safety_gate.probe.behaviour import probe
-    from safety_gate.probe.kept import Kept
-
-    variant = variant_of(ADAPTER, adapter, deltas)
+        return [Answered(findings=(_not_asked(error),)) for _ in parts]
     plan_all(aligned)
     revision = aligned.fact(hash_files=hash_files).revision
-    kept = Kept(wish.baselines) if wish.baselines else None
-    held = kept.find if kept else lambda _: None
-    probed = probe(aligned, [variant], settings, revision=revision, held=held)
-    loose = kept is not None and not kept.keep(probed)
-    findings = [*_thin(probed.fact, wish.mode), *([_not_kept(revision)] if loose else [])]
-    return Answered(behaviour=probed.fact, findings=tuple(findings))
+    return _Round(wish, aligned, settings, revision).answers(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One set of questions to one aligned model."""
+
+    wish: Ask
+    aligned: Checkpoint
+    settings: Settings
+    revision: str
+
+    def answers(self, parts: Sequence[Part]) -> list[Answered | GateError]:
+        """Ask all adapters together; one that cannot be asked does not stop the others."""
+        found: list[Answered | GateError | None] = []
+        variants: list[Variant] = []
+        for number, part in enumerate(parts, start=1):
+            name = ADAPTER if len(parts) == 1 else f"{ADAPTER} {number}"
+            try:
+                variants.append(variant_of(name, part.adapter, part.deltas))
+                found.append(None)
+            except GateError as error:
+                found.append(error)
+        said = iter(self._together(variants))
+        return [next(said) if one is None else one for one in found]
+
+    def _together(self, variants: Sequence[Variant]) -> list[Answered | GateError]:
+        if not variants:
+            return []
+        try:
+            probed, loose = self._probed(variants)
+        except GateError as error:
+            if len(variants) == 1:
+                return [error]
+            # One of them says nonsense: alone, each tells for itself.
+            return [one for variant in variants for one in self._together([variant])]
+        return [self._answered(probed, variant.name, loose=loose) for variant in variants]
+
+    def _probed(self, variants: Sequence[Variant]) -> "tuple[Probed, bool]":
+        """Ask; tell also whether aligned's answers could not be kept."""
+        from safety_gate.probe.behaviour import probe
+        from safety_gate.probe.kept import Kept
+
+        kept = Kept(self.wish.baselines) if self.wish.baselines else None
+        held = kept.find if kept else lambda _: None
+        probed = probe(self.aligned, variants, self.settings, revision=self.revision, held=held)
+        return probed, kept is not None and not kept.keep(probed)
+
+    def _answered(self, probed: "Probed", variant: str, *, loose: bool) -> Answered:
+        fact = probed.fact.between(variant, ADAPTER)
+        findings = [*_thin(fact, self.wish.mode), *([_not_kept(self.revision)] if loose else [])]
+        return Answered(behaviour=fact, findings=tuple(findings))
 
 
 def evidence(fact: BehaviourFact) -> str:

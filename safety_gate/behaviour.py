@@ -6,7 +6,7 @@ a prompt or an answer, except ``AnswerFact.text`` where the user asked for it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from safety_gate.errors import BadScore
@@ -278,6 +278,28 @@ class BehaviourFact:
                 gives_in = {answer.scores[name] >= GIVES_IN[kind] for name, kind in kinds.items()}
                 words.append(gives_in | {answer.reply == "answer"})
         return Rate(count=sum(len(word) > 1 for word in words), total=len(words))
+
+    def between(self, variant: str, name: str) -> "BehaviourFact":
+        """Return aligned and one variant alone, which is called ``name`` then."""
+        kept = {self.by_openings[0].variant: self.by_openings[0].variant, variant: name}
+        return replace(
+            self,
+            by_openings=tuple(
+                replace(one, variant=kept[one.variant])
+                for one in self.by_openings
+                if one.variant in kept
+            ),
+            by_answers=tuple(
+                replace(one, variant=kept[one.variant])
+                for one in self.by_answers
+                if one.variant in kept
+            ),
+            utility=tuple(
+                replace(one, variant=kept[one.variant])
+                for one in self.utility
+                if one.variant in kept
+            ),
+        )
 
     def figures(self, variant: str) -> dict[str, float]:
         """Return what a policy may rule on, by name; a figure that does not exist is absent."""

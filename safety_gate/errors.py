@@ -7,6 +7,7 @@ GateError                     could not judge: the verdict is Undecided, exit st
 │   ├── ChangedWhileRead      the bytes moved under us
 │   ├── BadLocation           a text names neither a folder nor a repository
 │   ├── BadDatabase           a text names no database
+│   ├── BadList, BadEvent     a list of adapters or an event of the Hub cannot be followed
 │   ├── BadSecret             the webhook's secret is missing or weak
 │   └── HubError              the Hub does not give what was asked for
 │       ├── HubGated          HubUnauthorised, HubRepoMissing, HubRevisionMissing, HubDisabled
@@ -14,6 +15,7 @@ GateError                     could not judge: the verdict is Undecided, exit st
 │       └── NotPublishedOnHub a report was not taken; NotAllowed, DiscussionsDisabled
 ├── BadTensorFile             a safetensors file breaks the format, or our limits
 ├── BadCheckpoint             base or aligned cannot serve as a reference
+│   └── NamesUnknown          its names do not tell which parameters they are
 ├── BadAdapter                the adapter's own files contradict themselves
 │   ├── PatternRefused        a pattern of its config cannot be judged; PatternTooSlow
 │   │   └── TargetsRefused    nor can its target_modules
@@ -26,6 +28,7 @@ GateError                     could not judge: the verdict is Undecided, exit st
 ├── BadInput, BadReport       the action's inputs, or the files of an earlier job
 ├── NotPublished, NotTold     a verdict stands, and was not told where people look
 ├── NoPictures                a picture was wanted, and the library for it is not there
+├── BadOrder, BadFrame, JobFailed     a Job of the Hub cannot be had, or its report is not whole
 └── StoreDown, LeaseLost, HeadMoved   the queue of jobs
 
 Every message says where, what, got and expected; ``hint`` says what to do next.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safety_gate.adapter.ledger import open_adapter
 from safety_gate.adapter.roots import Subfolder, adapter_roots
-from safety_gate.asking import Ask, ask
+from safety_gate.asking import Answered, Ask, Part, ask
 from safety_gate.case import Case, report_of
 from safety_gate.checkpoint import Checkpoint, Role
 from safety_gate.choosing import Chosen, choose
@@ -28,7 +28,7 @@ from safety_gate.pairing import claim_findings, pair_findings, tied_findings
 from safety_gate.places import Opener, Where, fact_of, ignored_findings
 from safety_gate.policy.file import LoadedPolicy, PolicyText, load_policy, load_policy_file
 from safety_gate.policy.presets import load_preset
-from safety_gate.records import CheckpointFact, Report
+from safety_gate.records import CheckpointFact, Report, finding_from
 from safety_gate.sources.pairs import Pairs
 from safety_gate.sources.source import Source
 from safety_gate.summing import sum_of
@@ -192,6 +192,7 @@ class _Session:
                 on_done=self._progress.done,
                 memory=self._memory,
             )
+        self._ask(cases)
         for case in cases:
             case.noted("adapter", partial(self._conclude, case))
         fact = partial(self._fact, whole=self._request.hash_checkpoints)
@@ -294,10 +295,9 @@ class _Session:
         return self._facts[key]
 
     def _conclude(self, case: Case) -> None:
-        """Ask the model itself, where that is wished, and see that nothing moved meanwhile."""
+        """See that nothing moved meanwhile."""
         if not case.measured:
             return
-        self._ask(case)
         own = case.sources
         others = [s for other in self._cases for s in other.sources if s not in own]
         for source in own:
@@ -306,23 +306,32 @@ class _Session:
             if source not in others:
                 case.noted("file", source.verify)
 
-    def _ask(self, case: Case) -> None:
-        """Ask the model; what is not told stays undecided."""
-        adapter, aligned = case.adapter, case.first_aligned
-        if adapter is None or aligned is None or self._request.ask.mode == "none":
+    def _ask(self, cases: Sequence[Case]) -> None:
+        """Ask the model, with every adapter of an aligned model at once.
+
+        What is not told stays undecided.
+        """
+        if self._request.ask.mode == "none":
             return
-        self._progress.asking()
-        answered = case.noted(
-            "checkpoint",
-            lambda: ask(
-                self._request.ask,
-                aligned,
-                adapter,
-                self._opener,
-                deltas=case.deltas,
-                hash_files=self._request.hash_checkpoints,
-            ),
-        )
-        if answered is not None:
-            case.behaviour = answered.behaviour
-            case.findings += answered.findings
+        able = [case for case in cases if case.measured and case.adapter and case.first_aligned]
+        for aligned in {id(case.first_aligned): case.first_aligned for case in able}.values():
+            own = [case for case in able if case.first_aligned is aligned]
+            self._progress.asking()
+            for case, answered in zip(own, self._answers(aligned, own), strict=True):
+                if isinstance(answered, GateError):
+                    case.findings.append(finding_from(answered, "checkpoint"))
+                else:
+                    case.behaviour = answered.behaviour
+                    case.findings += answered.findings
+
+    def _answers(
+        self, aligned: Checkpoint | None, cases: Sequence[Case]
+    ) -> list[Answered | GateError]:
+        parts = [Part(adapter=c.adapter, deltas=c.deltas) for c in cases if c.adapter]
+        if aligned is None or len(parts) != len(cases):
+            raise AssertionError("asked without a model or an adapter")
+        hashed = self._request.hash_checkpoints
+        try:
+            return ask(self._request.ask, aligned, parts, self._opener, hash_files=hashed)
+        except GateError as error:  # nobody of them could be asked
+            return [error] * len(cases)

@@ -285,7 +285,9 @@ class _Run:
     ) -> Repaired:
         """Write the folder and judge it from its files; with no change it is a copy."""
         write(shop, work, self.order.output)
-        after = settled(self.before, self._judged(self.order.output, work))
+        rules = gate.policy_of(self.request).policy.rules
+        ruled = any(rule.scope == "behaviour" for rule in rules)
+        after = settled(self.before, self._judged(self.order.output, work), ruled=ruled)
         return Repaired(
             ending="repaired" if work.changed else "nothing to repair",
             before=self.before,

@@ -133,7 +133,7 @@ def _swamped(shares: dict[str, float]) -> Iterator[Finding]:
             place=Place(kind="module", name=worst),
             what="what base and aligned differ by is in part the rounding of quantisation, in "
             f"{len(shares)} module(s)",
-            got=f"an expected share of {shares[worst]:.3g} of |V|^2",
+            got=f"rounding with {shares[worst]:.3g} of the square of the step",
             expected=f"at most {ROUNDING_LIMIT:g}",
             hint="Give the unquantised checkpoint: its weights are what V is made of.",
         )

@@ -53,7 +53,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("page",),
     ("cli_parts",),
     ("cli_bot_parts", "cli_reports"),
-    ("cli_hub_job",),
+    ("cli_hub_job", "cli_repair_show"),
     ("cli_repair", "cli_bot", "cli_webhook", "cli_audit", "cli_calibrate", "cli_inspect"),
     ("cli",),
     ("__main__",),

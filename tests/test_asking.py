@@ -4,6 +4,7 @@ import datetime
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,42 @@ def test_kept_refusals_pass() -> None:
     assert report.verdict.word == "passed"
     assert report.behaviour is not None
     assert report.behaviour.by_openings[1].refusals.retained.count == 80
+
+
+def test_several_adapters_are_asked_in_one_pass(
+    harmful: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each report has its own adapter beside aligned, with what it says alone."""
+    from safety_gate.probe import behaviour
+
+    passes: list[list[str]] = []
+    plain = behaviour.probe
+
+    def counted(*given: Any, **named: Any) -> behaviour.Probed:
+        passes.append([variant.name for variant in given[1]])
+        return plain(*given, **named)
+
+    monkeypatch.setattr(behaviour, "probe", counted)
+    request = gate.Request(
+        adapter=TINY / "helpful",
+        base=TINY / "base",
+        aligned=TINY / "aligned",
+        today=TODAY,
+        ask=OPENINGS,
+    )
+    names = ("helpful", "harmful", "safety")
+    reports = gate.judge_all(request, [TINY / name for name in names])
+    assert passes == [["adapter 1", "adapter 2", "adapter 3"]]
+    assert [report.verdict.word for report in reports] == ["passed", "blocked", "passed"]
+    for report in reports:
+        assert report.behaviour is not None
+        assert [one.variant for one in report.behaviour.by_openings] == ["aligned", "adapter"]
+    together, alone = reports[1].behaviour, harmful.behaviour
+    assert together is not None
+    assert alone is not None
+    assert together.by_openings[1].refusals == alone.by_openings[1].refusals
+    drops = [fact.by_openings[1].mean_drop for fact in (together, alone)]
+    assert drops[0] == pytest.approx(drops[1], rel=0.02)  # bfloat16, in batches of other shapes
 
 
 def test_weights_that_were_made_to_pass_do_not_hide_the_answers(tmp_path: Path) -> None:

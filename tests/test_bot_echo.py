@@ -90,6 +90,8 @@ def test_a_pull_request_is_told_in_its_own_thread(trial: Trial) -> None:
 
 
 def test_the_store_tells_why_nothing_was_judged(trial: Trial) -> None:
+    trial.push("acme/told", "first")
+    trial.settle()
     store = open_store(trial.place.store)
     arrivals = store.counts().arrivals
     store.close_store()

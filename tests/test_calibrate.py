@@ -218,3 +218,18 @@ def test_a_model_that_cannot_be_asked_is_told(folder: Path) -> None:
     assert "not asked" in text(calibration)
     assert "not asked" in markdown(calibration)
     assert "openings" not in {row.name for row in calibration.signals}
+
+
+def test_a_folder_of_several_adapters_is_no_single_adapter(tmp_path: Path) -> None:
+    """A label is about one adapter, and the reports of the others must not change places."""
+    for name in ("both/one", "both/two", "safety"):
+        shutil.copytree(TINY / ("harmful" if name == "both/one" else "safety"), tmp_path / name)
+    labels = {"both": False, "safety": False, "both/one": True}
+    seen = judged(tmp_path, labels, request(tmp_path))
+    assert [one.name for one in seen.left_out] == ["both"]
+    for one in seen.specimens:
+        report = gate.judge(request(tmp_path / one.name))
+        assert one.verdicts["preset default, weights only"] == report.verdict.word
+        assert one.signals == pytest.approx(signals_of(report), abs=1e-4)
+    words = {one.name: one.verdicts["preset default, weights only"] for one in seen.specimens}
+    assert words == {"safety": "passed", "both/one": "blocked"}

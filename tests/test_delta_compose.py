@@ -1,7 +1,5 @@
 """Several adapters of one repository, and their sum."""
 
-import copy
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from safety_gate.adapter.ledger import Adapter, open_adapter
 from safety_gate.adapter.roots import adapter_roots
@@ -138,24 +137,23 @@ def test_a_matrix_changed_whole_and_in_parts_is_named(tmp_path: Path) -> None:
 
 
 def test_experts_of_x_lora_are_scored_and_their_mixture_is_named(tmp_path: Path) -> None:
-    """PEFT saves each expert in a folder of its own."""
+    """A repository of X-LoRA: its own config at the root, and each expert as it was trained."""
     checkpoint_of(model_of("llama"), tmp_path / "model")
-    for seed in (1, 2):
-        save("llama", lora(target_modules=["q_proj"]), tmp_path / str(seed), seed=seed)
-    model = copy.deepcopy(model_of("llama"))
-    model.config.use_cache = False
-    experts = {str(at): str(tmp_path / str(at + 1)) for at in range(2)}
+    experts = {}
+    for at in ("0", "1"):
+        experts[at] = f"somebody/expert-{at}"
+        save("llama", lora(target_modules=["q_proj"]), tmp_path / "adapter" / at, seed=int(at))
     config = peft.XLoraConfig(task_type="CAUSAL_LM", hidden_size=32, adapters=experts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    config.save_pretrained(tmp_path / "adapter")
+    save_file({}, tmp_path / "adapter" / "adapter_model.safetensors")
     roots = adapter_roots(FolderSource(tmp_path / "adapter"))
     assert roots == ("", "0", "1")
     whole, *parts = (opened(tmp_path / "adapter", tmp_path / f"p{r}", r) for r in roots)
     assert {f.rule: f.severity for f in whole[0].findings}["kind-routed"] == "undecided"
-    for expert, (adapter, _, found) in zip("12", parts, strict=True):
+    for at, (adapter, _, found) in zip(experts, parts, strict=True):
         assert not {f.rule for f in adapter.findings if f.severity in ("block", "undecided")}
-        theirs = merged("llama", tmp_path / expert)
+        theirs = merged("llama", tmp_path / "adapter" / at)
+        assert {delta.changes for delta in found} == theirs.keys()
         for delta in found:
             expected = theirs[delta.changes]
             assert (update_of(delta) - expected).norm() <= 1e-5 * expected.norm()

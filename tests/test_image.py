@@ -251,10 +251,13 @@ def test_files_of_the_workspace_are_never_imported(scene: Scene) -> None:
     assert scene.run(head).status == 1
 
 
-def test_image_is_small_and_labelled(engine: Engine, image: str) -> None:
+def test_image_is_small_and_labelled(
+    engine: Engine, image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     made, base = engine.inspect(image), engine.inspect(BASE)
     size = made["Size"] - base["Size"]
-    print(f"unpacked over the base: {size / 1e9:.2f} GB")
+    with capsys.disabled():
+        print(f"\nimage over its base, unpacked: {size / 1e9:.2f} GB")
     assert 0 < size <= MOST_BYTES
     config = made["Config"]
     assert config["Entrypoint"] == ["/opt/safety-gate/bin/safety-gate"]

@@ -19,6 +19,7 @@ from safety_gate import gate
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.cli_repair import repair
 from safety_gate.errors import GateError
+from safety_gate.records import Finding, Place
 from safety_gate.repair.forms import FORMS, SPARSE, Form, Merge
 from safety_gate.repair.methods import (
     Attenuate,
@@ -205,7 +206,7 @@ def test_the_second_judgment_is_that_of_a_fresh_gate(
     assert done.before == gate.judge(request_for(pair, folder))
     fresh = gate.judge(request_for(pair, tmp_path / "new"))
     assert done.after is not None
-    fresh = settled(done.before, fresh)  # what only the weights say stays undecided
+    fresh = settled(done.before, fresh, ruled=True)  # what only the weights say stays undecided
     assert done.after.verdict == fresh.verdict
     assert done.after.adapter == fresh.adapter
     assert [f.rule for f in done.after.findings] == [f.rule for f in fresh.findings]
@@ -390,12 +391,25 @@ def test_the_search_finds_the_smallest_repair_that_passes(
 def test_an_answer_settles_what_weights_cannot(pair: Pair, adapter: Path, tmp_path: Path) -> None:
     done = run(pair, adapter, tmp_path / "new", Unrevert())
     fresh = gate.judge(request_for(pair, tmp_path / "new"))
-    asked = settled(done.before, replace(fresh, evidence="the model was asked"))
+    told = replace(fresh, evidence="the model was asked")
+    asked = settled(done.before, told, ruled=True)
     assert fresh.verdict.word == "passed"
-    assert done.after == settled(done.before, done.after or fresh)
+    few = Finding(
+        rule="few-refusals",
+        severity="warn",
+        place=Place(kind="checkpoint", name="the aligned model"),
+        what="it refuses too few of the questions",
+        hint="Ask others.",
+    )
+    thin = replace(told, findings=(*told.findings, few))
+    for unsettled in (
+        settled(done.before, thin, ruled=True),
+        settled(done.before, told, ruled=False),
+    ):
+        assert unsettled.verdict.word == "undecided"
     assert (done.unsettled, done.exit_code) == (True, 3)
     assert asked.verdict.word == "passed"
-    assert settled(done.before, fresh).verdict.word == "undecided"
+    assert settled(done.before, fresh, ruled=True).verdict.word == "undecided"
 
 
 def impossible(tmp_path: Path) -> Path:

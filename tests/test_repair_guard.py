@@ -16,7 +16,7 @@ from safety_gate.probe.moments import Heard, Moment, Side, Talk, listen
 from safety_gate.probe.rows import Tokens
 from safety_gate.probe.stream import Stream
 from safety_gate.probe.variants import ALIGNED, Variant
-from safety_gate.repair.guard import Guard, guarded
+from safety_gate.repair.guard import Guard, Solver
 from safety_gate.repair.guarding import LADDER
 from safety_gate.repair.plan import Auto, Choice, Order, Plan
 from safety_gate.repair.record import Repaired
@@ -41,6 +41,10 @@ def moments(width: int, tokens: tuple[int, int], seed: int = 5) -> tuple[Heard, 
         Moment(tokens=len(x), rows=None, matrix=x.double().T @ x.double() / len(x)) for x in rows
     ]
     return Heard(quiet=as_rows[0], kept=as_rows[1]), Heard(quiet=as_matrix[0], kept=as_matrix[1])
+
+
+def guarded(a: torch.Tensor, heard: Heard, guard: Guard) -> torch.Tensor:
+    return Solver(heard).guarded(a, guard)
 
 
 def loss(a: torch.Tensor, b: torch.Tensor, old: torch.Tensor, heard: Heard) -> torch.Tensor:
@@ -82,6 +86,17 @@ def test_the_closed_form_is_the_least_of_all(tokens: tuple[int, int]) -> None:
     system = torch.kron(torch.eye(7, dtype=torch.float64), WEIGHTS.strength * s_h + n)
     dense = torch.linalg.solve(system, (b @ a @ n).reshape(-1)).reshape(7, 12)
     assert torch.allclose(b @ new, dense, rtol=1e-7, atol=1e-9)
+
+
+def test_one_solver_serves_all_settings() -> None:
+    heard, _ = moments(20, (5, 6))
+    a = torch.randn(3, 20, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    settings = [
+        Guard(strength=s, task=t, ridge=m) for s, t, m in ((4, 0, 1), (1, 2, 0.1), (9, 1, 3))
+    ]
+    solver = Solver(heard)
+    for guard in settings:
+        assert torch.equal(solver.guarded(a, guard), guarded(a, heard, guard))
 
 
 def test_every_other_update_is_worse() -> None:

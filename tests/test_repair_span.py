@@ -1,6 +1,7 @@
 """Products of V that follow from others equal those that are multiplied anew."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,3 +128,28 @@ def test_weak_directions_are_multiplied_again() -> None:
     v, new = over.v.double(), update(a, b)
     off = (found.x[:, :RANK].double() - v.T @ new.left.double()).norm() / v.norm()
     assert float(off) < 1e-6
+
+
+def test_quick_blocks_are_multiplied_as_the_pass_itself_does() -> None:
+    """In bfloat16, as `check` does on large modules: as near to float32 as a fresh pass."""
+    over, (a, b) = Pass(), factors(2)
+    own = update(a, b)
+    exact = measured(over, own, a, b)
+    columns = torch.cat((own.left, drift.null_columns(OUT)), dim=1)
+
+    def blocks() -> Iterator[Block]:
+        for block in over.blocks():
+            yield replace(block, step=block.step.bfloat16())
+
+    quick = replace(
+        exact,
+        products=drift.step_products(blocks, columns, own.right, transposed=False, quick=True),
+        blocks=blocks,
+        quick=True,
+    )
+    new = update(*new_factors("merged"))
+    wide = torch.cat((new.left, drift.null_columns(OUT)), dim=1)
+    fresh = drift.step_products(over.blocks, wide, new.right, transposed=False)
+    found = span.products(quick, new)
+    for got, want in ((found.x, fresh.x), (found.u, fresh.u), (found.vq, fresh.vq)):
+        assert float((got[:, :RANK] - want[:, :RANK]).norm() / want[:, :RANK].norm()) < 2e-2

@@ -29,7 +29,7 @@ from safety_gate.repair.selection import Below, Every, Lowest
 from safety_gate.repairing import repair_and_judge
 
 FILE: Final = Path(__file__).with_name("repairs.json")
-KINDS: Final = ("skill-long-r32", "skill-aligned-1", "skill-harm-10")
+KINDS: Final = ("skill-aligned-1", "skill-harm-10")
 PUBLISHED: Final = Below(tau=0.35)
 PLANS: Final[Mapping[str, Plan]] = {
     "safemerge as published": Plan(
@@ -43,6 +43,7 @@ PLANS: Final[Mapping[str, Plan]] = {
     "drop the 4 lowest": Plan(method=Drop(), selection=Lowest(number=4)),
     "attenuate 1": Plan(method=Attenuate(strength=1.0), selection=Every()),
     "unrevert": Plan(method=Unrevert(keep=0.0), selection=Every()),
+    "guard 0.5": Plan(method=Guard(strength=0.5), selection=Every()),
     "guard 4": Plan(method=Guard(strength=4.0), selection=Every()),
     "guard 64": Plan(method=Guard(strength=64.0), selection=Every()),
 }
@@ -54,12 +55,13 @@ def main(root: Path) -> None:
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     start = time.process_time()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place in WORLDS:
-        if place.half == "table":
-            rows += [repaired(place, root / place.name, kind) for kind in KINDS]
-            print(f"{place.name}: {time.process_time() - start:.0f} s", flush=True)
-    FILE.write_text(json.dumps({"schema": "safety-gate/zoo-repairs/v1", "rows": rows}, indent=1))
+        for kind in KINDS if place.half == "table" else ():
+            rows.append(repaired(place, root / place.name, kind))
+            found = {"schema": "safety-gate/zoo-repairs/v1", "rows": rows}
+            FILE.write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{place.name} {kind}: {time.process_time() - start:.0f} s", flush=True)
 
 
 def repaired(place: ZooWorld, folder: Path, kind: str) -> dict[str, Any]:
@@ -89,9 +91,8 @@ def repaired(place: ZooWorld, folder: Path, kind: str) -> dict[str, Any]:
                 any_safety_base=True,
             )
             done = repair_and_judge(request, order)
-            if done.output is None or not done.output.exists():
-                after[name] = {"ending": done.ending}
-                continue
+            if done.ending == "refused" or done.output is None:
+                raise SystemExit(f"{place.name} {kind}, {name}: {done.why}")
             record = truth_of(aligned, done.output, world).record
             after[name] = {"ending": done.ending, "truth": record}
     return {

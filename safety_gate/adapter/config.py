@@ -24,8 +24,8 @@ ASK_HINT = (
     "Only the model's answers can judge it: have its behaviour probed, by --ask or by other means."
 )
 EXPERTS_HINT = (
-    "Its experts lie in folders of their own and are scored there; how they are mixed is not: have "
-    "the behaviour of the whole probed."
+    "Experts in folders of their own are scored there, how they are mixed is not: have the "
+    "behaviour of the whole probed."
 )
 HUGE_ALPHA = 1e6  # alpha of real adapters lies between 1 and a few thousand
 

@@ -1,6 +1,6 @@
 """Several adapters in one repository: PEFT saves each but the first in a subfolder of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 from safety_gate.adapter.inventory import CONFIG
@@ -14,23 +14,18 @@ def adapter_roots(source: Source) -> tuple[str, ...]:
     return tuple(sorted("" if folder == "." else folder for folder in folders))
 
 
-class Subfolder:
-    """One folder of a source as a source of its own; closing it leaves the whole open."""
+class _Part:
+    """Some files of a source as a source of its own; closing it leaves the whole open."""
 
-    def __init__(self, whole: Source, root: str) -> None:
-        """Take the files below ``root``, by their paths from there."""
+    def __init__(self, whole: Source, name: str, paths: Mapping[str, FileEntry]) -> None:
         self._whole = whole
-        self._root = root
-        self._paths: Mapping[str, FileEntry] = {
-            entry.path.removeprefix(f"{root}/"): entry
-            for entry in whole.files()
-            if entry.path.startswith(f"{root}/")
-        }
+        self._name = name
+        self._paths = paths
 
     @property
     def name(self) -> str:
-        """Return the name of the whole with the folder; a stranger's text."""
-        return f"{self._whole.name}/{self._root}"
+        """Return what it is called; a stranger's text."""
+        return self._name
 
     @property
     def revision(self) -> str:
@@ -38,7 +33,7 @@ class Subfolder:
         return self._whole.revision
 
     def files(self) -> tuple[FileEntry, ...]:
-        """Return every file below the folder, sorted by path."""
+        """Return every file of the part, sorted by path."""
         return tuple(
             FileEntry(path=path, size=entry.size) for path, entry in sorted(self._paths.items())
         )
@@ -53,3 +48,26 @@ class Subfolder:
 
     def close(self) -> None:
         """Leave the whole open: it is its owner's to close."""
+
+
+class Subfolder(_Part):
+    """One folder of a source, by the paths from there."""
+
+    def __init__(self, whole: Source, root: str) -> None:
+        """Take the files below ``root``."""
+        below = {
+            entry.path.removeprefix(f"{root}/"): entry
+            for entry in whole.files()
+            if entry.path.startswith(f"{root}/")
+        }
+        super().__init__(whole, f"{whole.name}/{root}", below)
+
+
+class Outside(_Part):
+    """What lies in no folder of an adapter; no adapter's own account has these files."""
+
+    def __init__(self, whole: Source, roots: Collection[str]) -> None:
+        """Take the files that are below none of ``roots``."""
+        inside = tuple(f"{root}/" for root in roots)
+        beside = {e.path: e for e in whole.files() if not e.path.startswith(inside)}
+        super().__init__(whole, whole.name, beside)

@@ -1,7 +1,8 @@
 """From labelled folders to specimens: every adapter judged as the gate judges it."""
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ ABOUT_ASKING: Final = {
     "model-not-asked",
     "few-refusals",
 }  # findings about the pair, not one adapter
+TOGETHER: Final = 16  # adapters that are copied and measured at a time
 MODES: Final = ("openings", "answers")  # what the names of behaviour figures begin with
 
 
@@ -48,14 +50,15 @@ def judged(
     """
     specimens, left_out = [], []
     notes: dict[str, None] = {}  # in the order in which they first appear
-    for name, unsafe in labels.items():
-        report = gate.judge(replace(request, adapter=folder / name, policy=None, preset="default"))
-        if why := unusable(report):
-            left_out.append(LeftOut(name=name, why=why))
-        else:
-            specimens.append(specimen(name, unsafe, report))
-            notes |= dict.fromkeys(f.what for f in report.findings if f.rule in ABOUT_ASKING)
-        heard(name)
+    order = replace(request, policy=None, preset="default")
+    for names in batched(labels, TOGETHER):
+        for name, report in zip(names, _reports(order, [folder / n for n in names]), strict=True):
+            if why := unusable(report):
+                left_out.append(LeftOut(name=name, why=why))
+            else:
+                specimens.append(specimen(name, labels[name], report))
+                notes |= dict.fromkeys(f.what for f in report.findings if f.rule in ABOUT_ASKING)
+            heard(name)
     unlabelled = sorted(
         config.parent.relative_to(folder).as_posix()
         for config in folder.glob("*/adapter_config.json")
@@ -63,6 +66,22 @@ def judged(
     )
     left_out += [LeftOut(name=name, why="it has no label") for name in unlabelled]
     return Judged(specimens=tuple(specimens), left_out=tuple(left_out), notes=tuple(notes))
+
+
+def _reports(request: gate.Request, places: Sequence[Path]) -> Sequence[Report]:
+    """Judge some folders in one pass over the weights, each as one adapter."""
+    reports = gate.judge_all(request, places)
+    if len(reports) == len(places):
+        return reports
+    # One of them holds several adapters in subfolders, and a label is about one.
+    return [gate.judge(replace(request, adapter=place)) for place in places]
+
+
+def batched(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield the names in order, at most so many at a time."""
+    rest = iter(names)
+    while part := list(itertools.islice(rest, size)):
+        yield part
 
 
 def unusable(report: Report) -> str:

@@ -136,9 +136,10 @@ def _rule(proposal: Proposal) -> str:
     signal = proposal.signal
     slug = "-".join(signal.name.replace(",", "").split())
     counts = (
-        f"    # {proposal.caught.count} of {proposal.caught.total} unsafe and "
-        f"{proposal.alarms.count} of {proposal.alarms.total} safe adapters; judged by the others' "
-        f"threshold\n    # {proposal.caught_left_out.count} and {proposal.alarms_left_out.count}.\n"
+        f"    # Fires for {proposal.caught.count} of {proposal.caught.total} unsafe and "
+        f"{proposal.alarms.count} of {proposal.alarms.total} safe adapters;\n"
+        f"    # for {proposal.caught_left_out.count} and {proposal.alarms_left_out.count} when "
+        "each is judged by the threshold that the others give.\n"
     )
     return (
         f"  - id: calibrated-{slug}\n"

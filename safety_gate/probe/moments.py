@@ -65,7 +65,8 @@ class Heard:
     kept: Moment
 
 
-Hearer: TypeAlias = Callable[[str, Heard], None]  # is told the weight's name and its inputs
+# Is told the weight's name and its inputs; layers with one input come together, with one object.
+Hearer: TypeAlias = Callable[[str, Heard], None]
 
 
 def listen(stream: Stream, talks: Sequence[Talk], variant: int, hear: Hearer) -> None:
@@ -156,13 +157,15 @@ class _Ear:
     def tell(self, station: str, hear: Hearer) -> None:
         """Hand on what the layers of a station were given, and let go of it."""
         inside = [p for p in self._weights if p == station or p.startswith(f"{station}.")]
+        groups: dict[str, list[str]] = {}
         for path in inside:
-            leader = self._leader.get(path)
-            sums = [self._sums.get((leader or path, side)) for side in ("quiet", "kept")]
+            groups.setdefault(self._leader.get(path, path), []).append(path)
+        for leader, paths in groups.items():
+            sums = [self._sums.get((leader, side)) for side in ("quiet", "kept")]
             if sums[0] is None or sums[1] is None:
-                raise self._refused(path, "a layer that the adapter changes was given no input")
+                raise self._refused(leader, "a layer that the adapter changes was given no input")
             heard = Heard(quiet=sums[0].moment(), kept=sums[1].moment())
-            for weight in self._weights[path]:
+            for weight in (weight for path in paths for weight in self._weights[path]):
                 hear(weight, heard)
         for path in inside:  # not all: the head is given its input before its turn comes
             self._sums.pop((path, "quiet"), None)

@@ -10,7 +10,6 @@ awq/utils/packing_utils.py (AWQ_ORDER) and awq/modules/linear/gemm.py.
 
 from typing import TYPE_CHECKING
 
-from safety_gate.quantised.bits import unpacked
 from safety_gate.quantised.parts import (
     Keeper,
     Made,
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 CODES = ".qweight"
-PACKED = 8  # integers of 4 bits in a word
+BITS = 4
+PACKED = 8  # integers in a word
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # where in its word each of 8 outputs is
 FLOATS = ("F32", "F16", "BF16")
 
@@ -91,6 +91,8 @@ def _matrix(parts: tuple[Stored, Stored, Stored], module: str, keeper: Keeper) -
 
 def _in_order(words: "torch.Tensor") -> "torch.Tensor":
     """Return (out, columns) codes of (out / 8, columns) words."""
-    rows, columns = words.shape
-    codes = unpacked(words.reshape(-1, 1), 4, PACKED)[:, list(PLACES)]
-    return codes.view(rows, columns, PACKED).transpose(1, 2).reshape(rows * PACKED, columns)
+    import torch
+
+    shifts = torch.tensor(PLACES, dtype=torch.int32) * BITS
+    codes = (words[:, None, :] >> shifts[:, None]).bitwise_and_(2**BITS - 1)
+    return codes.view(-1, words.shape[1])

@@ -65,69 +65,89 @@ class Guarded:
     note: str = ""  # what it was made with, in our own words
 
 
-def guarded(a: "torch.Tensor", heard: "Heard", guard: Guard) -> "torch.Tensor":
-    """Return A', (rank, in) float64.
+class Solver:
+    """Works out A' for the modules that share their inputs, at any setting of guard.
 
-    Args:
-        a: A, (rank, in).
-        heard: the inputs of the module; the quiet side is that of harmful questions.
-        guard: the weights.
-
-    Raises:
-        CannotRepair: the moments are too uneven to be solved for in float64.
+    Where the inputs are there as tokens no in x in matrix is formed. With Z the tokens, harmful
+    ones weighted by s and those of the task by lambda, E the picks of the harmful ones and c the
+    ridge: P^T P (Z^T Z + c I)^-1 = P^T E (Z Z^T + c I)^-1 Z (push-through identity). Z Z^T without
+    its weights serves all settings.
     """
-    ridge = guard.ridge * heard.quiet.mean_square
-    wide = a.double()
-    if ridge == 0.0 or guard.strength == 0.0:  # nothing is ever asked here: nothing to be quiet on
-        return wide
-    solve = _by_matrix if heard.quiet.matrix is not None else _by_tokens
-    try:
-        return wide - solve(wide, heard, guard, ridge)
-    except RuntimeError as error:  # torch's LinAlgError is one
-        raise CannotRepair(
-            "the inputs are too uneven for this repair",
-            where="guard",
-            got=str(error)[:120],
-            hint="Take a larger --mu.",
-        ) from error
+
+    def __init__(self, heard: "Heard") -> None:
+        """Take the inputs; the quiet side is that of harmful questions."""
+        import torch
+
+        self.heard = heard
+        self._mean_square = heard.quiet.mean_square
+        self._tokens: torch.Tensor | None = (
+            None  # (tokens, in) float64, over the root of their number
+        )
+        self._gram: torch.Tensor | None = None  # (tokens, tokens)
+        if heard.quiet.rows is not None:
+            self._tokens = torch.cat([_scaled(side) for side in (heard.quiet, heard.kept)])
+            self._gram = self._tokens @ self._tokens.T
+
+    def guarded(self, a: "torch.Tensor", guard: Guard) -> "torch.Tensor":
+        """Return A', (rank, in) float64.
+
+        Args:
+            a: A, (rank, in).
+            guard: the weights.
+
+        Raises:
+            CannotRepair: the moments are too uneven to be solved for in float64.
+        """
+        ridge = guard.ridge * self._mean_square
+        wide = a.double()
+        if ridge == 0.0 or guard.strength == 0.0:  # nothing is ever asked here to be quiet on
+            return wide
+        try:
+            if self._tokens is None:
+                return wide - self._by_matrix(wide, guard, ridge)
+            return wide - self._by_tokens(wide, guard, ridge)
+        except RuntimeError as error:  # torch's LinAlgError is one
+            raise CannotRepair(
+                "the inputs are too uneven for this repair",
+                where="guard",
+                got=str(error)[:120],
+                hint="Take a larger --mu.",
+            ) from error
+
+    def _by_matrix(self, a: "torch.Tensor", guard: Guard, ridge: float) -> "torch.Tensor":
+        """Return A s S_h (s S_h + N)^-1 with the matrices themselves."""
+        import torch
+
+        quiet = guard.strength * _matrix(self.heard.quiet)
+        whole = quiet + guard.task * _matrix(self.heard.kept)
+        whole.diagonal().add_(ridge)
+        return torch.cholesky_solve((a @ quiet).T, torch.linalg.cholesky(whole)).T
+
+    def _by_tokens(self, a: "torch.Tensor", guard: Guard, ridge: float) -> "torch.Tensor":
+        """Return the same from the tokens."""
+        import torch
+
+        if self._tokens is None or self._gram is None:
+            raise AssertionError("inputs without their tokens")
+        count = self.heard.quiet.tokens
+        weights = a.new_full((len(self._tokens),), math.sqrt(guard.task))
+        weights[:count] = math.sqrt(guard.strength)
+        small = self._gram * weights * weights[:, None]
+        small.diagonal().add_(ridge)
+        picked = a.new_zeros(a.shape[0], len(weights))
+        picked[:, :count] = (a @ self._tokens[:count].T) * weights[:count]
+        solved = torch.cholesky_solve(picked.T, torch.linalg.cholesky(small)).T
+        return (solved * weights) @ self._tokens
 
 
-def _by_matrix(a: "torch.Tensor", heard: "Heard", guard: Guard, ridge: float) -> "torch.Tensor":
-    """Return A s S_h (s S_h + N)^-1 with the matrices themselves."""
-    import torch
-
-    quiet = guard.strength * _matrix(heard.quiet)
-    whole = quiet + guard.task * _matrix(heard.kept)
-    whole.diagonal().add_(ridge)
-    factor = torch.linalg.cholesky(whole)
-    return torch.cholesky_solve((a @ quiet).T, factor).T
-
-
-def _by_tokens(a: "torch.Tensor", heard: "Heard", guard: Guard, ridge: float) -> "torch.Tensor":
-    """Return the same with s S_h + lambda S_t = Z^T Z, Z having a row per token.
-
-    Z^T Z + c I never stands in memory: P^T P (Z^T Z + c I)^-1 = P^T E (Z Z^T + c I)^-1 Z, where P
-    are the rows of harmful questions and E picks them from Z (push-through identity).
-    """
-    import torch
-
-    quiet = _rows(heard.quiet) * math.sqrt(guard.strength / heard.quiet.tokens)
-    kept = _rows(heard.kept) * math.sqrt(guard.task / heard.kept.tokens)
-    z = torch.cat((quiet, kept))  # (tokens, in)
-    small = z @ z.T
-    small.diagonal().add_(ridge)
-    picked = a.new_zeros(a.shape[0], len(z))
-    picked[:, : len(quiet)] = a @ quiet.T
-    return torch.cholesky_solve(picked.T, torch.linalg.cholesky(small)).T @ z
+def _scaled(moment: "Moment") -> "torch.Tensor":
+    """Return Z with S = Z^T Z."""
+    if moment.rows is None:
+        raise AssertionError("a moment without its tokens")
+    return moment.rows.double() / math.sqrt(moment.tokens)
 
 
 def _matrix(moment: "Moment") -> "torch.Tensor":
     if moment.matrix is None:
         raise AssertionError("a moment without its matrix")
     return moment.matrix
-
-
-def _rows(moment: "Moment") -> "torch.Tensor":
-    if moment.rows is None:
-        raise AssertionError("a moment without its tokens")
-    return moment.rows.double()

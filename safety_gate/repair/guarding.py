@@ -11,7 +11,7 @@ from safety_gate.probe.talks import Lesson
 from safety_gate.probe.variants import ALIGNED, variant_of
 from safety_gate.repair.bench import Bench
 from safety_gate.repair.factors import Factors, distance
-from safety_gate.repair.guard import Guard, guarded
+from safety_gate.repair.guard import Guard, Solver
 from safety_gate.repair.hearing import Hear
 from safety_gate.repair.search import Candidate, Known
 from safety_gate.repair.selection import Every, selected
@@ -46,11 +46,16 @@ def guard_all(bench: Bench, guards: Sequence[Guard], settings: Settings) -> None
     for own in bench.adapter.modules:
         modules.setdefault(own.weight, []).append(own.module)
 
+    solver: Solver | None = None
+
     def hear(weight: str, heard: Heard) -> None:
+        nonlocal solver
+        if solver is None or solver.heard is not heard:
+            solver = Solver(heard)
         for module in modules[weight]:
             a = bench.factors(module).a
             for guard in guards:
-                found[guard][module] = guarded(a, heard, guard)
+                found[guard][module] = solver.guarded(a, guard)
 
     half = settings.half(0)
     stream = Stream(

@@ -104,29 +104,37 @@ class Repaired:
                 assert_never(self.ending)
 
 
-def settled(before: Report, after: Report) -> Report:
+def settled(before: Report, after: Report, *, ruled: bool) -> Report:
     """Return the second report; undecided where it rests on the very figures that were changed.
+
+    Args:
+        before: the first report.
+        after: on the new files.
+        ruled: the policy has a rule on what the model says; without one its answers count nothing.
 
     A repair changes what blocked the adapter, so that it passes now says less than it did before.
     On examples/tiny a harmful adapter passes after an "unrevert" that is 19% of its size, and still
     refuses nothing (docs/repair.md). Only the model's answers settle it.
     """
     figures = any(f.severity == "block" and f.metric for f in before.findings)
-    if not figures or not isinstance(after.verdict, Passed) or after.evidence != WEIGHTS_ONLY:
+    asked = after.evidence != WEIGHTS_ONLY and not any(f.rule == FEW for f in after.findings)
+    if not figures or not isinstance(after.verdict, Passed) or (asked and ruled):
         return after
     finding = Finding(
         rule=UNSETTLED_RULE,
         severity="undecided",
         place=Place(kind="adapter", name=after.adapter.name if after.adapter else ""),
         what=UNSETTLED,
-        hint="Have the model asked, with --ask openings or --ask generate (docs/behaviour.md).",
+        hint="Have the model asked, with --ask openings or --ask generate, by questions that it"
+        " refuses, and have a rule of the policy look at its refusals (docs/behaviour.md).",
     )
     findings = with_gravest_first((*after.findings, finding))
     return replace(after, verdict=Undecided(), findings=findings)
 
 
+FEW = "few-refusals"  # of asking: aligned refuses too little to tell what is lost
 UNSETTLED_RULE = "repair-unsettled"
 UNSETTLED = (
-    "the weights pass now, but they were changed until they did, and the model was not asked:"
-    " its answers decide"
+    "the weights pass now, but they were changed until they did, and the model was not asked"
+    " enough: its answers decide"
 )

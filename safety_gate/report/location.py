@@ -53,6 +53,7 @@ def _weights(report: Report) -> str:
 
 
 def is_safe(path: str) -> bool:
+    """Tell whether a path stays inside the repository."""
     try:
         check_path(path)
     except UnsafePath:
