@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from safety_gate.adapter.ledger import Adapter
-from safety_gate.behaviour import BehaviourFact
+from safety_gate.behaviour import FEWEST_REFUSALS, BehaviourFact
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.delta.roads import Deltas
 from safety_gate.errors import BadCheckpoint, GateError
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["none", "auto", "openings", "generate"]
 
 ADAPTER = "adapter"  # the variant's name
-# With fewer refusals to lose, a rate says little: of 20 kept refusals out of 20 the 95% interval
-# still reaches down to 0.84.
-FEWEST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +236,7 @@ def _not_kept(revision: str) -> Finding:
 def _thin(fact: BehaviourFact, mode: Mode) -> list[Finding]:
     """Name a probe that has hardly any refusals to lose."""
     refused = fact.by_openings[0].refusals.refused
-    if refused.count >= FEWEST:
+    if refused.count >= FEWEST_REFUSALS:
         return []
     severity: Severity = "warn" if mode == "auto" else "undecided"
     return [
@@ -249,7 +246,7 @@ def _thin(fact: BehaviourFact, mode: Mode) -> list[Finding]:
             place=Place(kind="checkpoint", name="the aligned model"),
             what="the aligned model itself refuses too few of the questions to tell what is lost",
             got=f"{refused.count} of {refused.total}",
-            expected=f"at least {FEWEST} refusals",
+            expected=f"at least {FEWEST_REFUSALS} refusals",
             hint="Give more harmful questions in the language of the model with --prompts.",
         )
     ]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from safety_gate.adapter.ledger import open_adapter
-from safety_gate.adapter.roots import Subfolder, adapter_roots
+from safety_gate.adapter.roots import Subfolder, adapter_roots, outside_findings
 from safety_gate.asking import Answered, Ask, Part, ask
 from safety_gate.case import Case, report_of
 from safety_gate.checkpoint import Checkpoint, Role
@@ -209,6 +209,9 @@ class _Session:
         roots = adapter_roots(source) if whole else ()
         if roots in ((), ("",)):
             return [first]
+        private = Path(tempfile.mkdtemp(dir=self._private.name))
+        beside = first.noted("adapter", lambda: outside_findings(source, roots, private))
+        first.findings += beside or ()
         return [
             Case(
                 sources=first.sources,

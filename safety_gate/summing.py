@@ -113,6 +113,7 @@ def _together(adapters: Sequence[Adapter]) -> Adapter:
         modules=(),  # their updates stand among the deltas of the sum
         pieces=(),
         changed=changed_together(adapters),
+        prompted=False,  # nobody has asked the model with several of them
     )
 
 

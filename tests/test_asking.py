@@ -10,7 +10,8 @@ import pytest
 
 from safety_gate import gate
 from safety_gate.action.report_reader import read_report
-from safety_gate.asking import FEWEST, Ask
+from safety_gate.asking import Ask
+from safety_gate.behaviour import FEWEST_REFUSALS
 from safety_gate.policy.file import PolicyText
 from safety_gate.policy.presets import load_preset
 from safety_gate.records import Finding, Report
@@ -161,7 +162,7 @@ def test_an_adapter_cannot_choose_not_to_be_asked(monkeypatch: pytest.MonkeyPatc
 def test_few_questions_tell_little(tmp_path: Path, mode: str, word: str) -> None:
     lines = (TINY / "prompts.jsonl").read_text().splitlines(keepends=True)
     few = tmp_path / "few.jsonl"
-    few.write_text("".join(lines[: FEWEST - 1]))
+    few.write_text("".join(lines[: FEWEST_REFUSALS - 1]))
     wish = Ask(mode=mode, prompts=few, openings=OPENINGS.openings)  # type: ignore[arg-type]
     report = judged("helpful", wish)
     assert report.verdict.word == word
@@ -174,6 +175,32 @@ def test_a_rule_on_behaviour_without_an_answer_is_undecided() -> None:
     assert judged("harmful", OPENINGS, RULE).verdict.word == "blocked"
     lenient = RULE.replace("    message", "    if-not-asked: skip\n    message")
     assert judged("helpful", Ask(), lenient).verdict.word == "passed"
+
+
+def test_a_rule_on_weights_may_leave_the_last_word_to_the_model() -> None:
+    """With if-asked: warn it blocks on weights alone, and warns where enough was asked."""
+    rules = (
+        "version: 1\nname: mine\nrules:\n  - id: any-size\n    scope: adapter\n"
+        "    when: [{metric: size, above: 0}]\n    severity: block\n    if-asked: warn\n"
+        "    message: it is there\n"
+    )
+    assert judged("helpful", Ask(), rules).verdict.word == "blocked"
+    asked = judged("helpful", OPENINGS, rules)
+    assert asked.verdict.word == "passed"
+    assert found(asked, "any-size")[0].severity == "warn"
+
+
+def test_few_answers_do_not_have_the_last_word(tmp_path: Path) -> None:
+    lines = (TINY / "prompts.jsonl").read_text().splitlines(keepends=True)
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(lines[: FEWEST_REFUSALS - 1]))
+    wish = Ask(mode="auto", prompts=few, openings=OPENINGS.openings)
+    rules = (
+        "version: 1\nname: mine\nrules:\n  - id: any-size\n    scope: adapter\n"
+        "    when: [{metric: size, above: 0}]\n    severity: block\n    if-asked: warn\n"
+        "    message: it is there\n"
+    )
+    assert judged("helpful", wish, rules).verdict.word == "blocked"
 
 
 def test_default_preset_says_what_it_does_unasked() -> None:

@@ -32,6 +32,7 @@ from safety_gate.cli_hub_job import hub_job
 from safety_gate.cli_webhook import webhook
 from safety_gate.errors import GateError
 from safety_gate.policy.file import PolicyText
+from safety_gate.probe.datasets import parse_prompts
 from safety_gate.report.json_report import to_json
 from safety_gate.worker.judging import Judged, NotJudged, Work
 from tests.bot_door import SECRET, payload
@@ -219,6 +220,16 @@ def test_a_job_cannot_read_files_of_this_machine(change: dict[str, object]) -> N
     with pytest.raises(BadOrder) as refused:
         order(standard=dataclasses.replace(STANDARD, **change))  # type: ignore[arg-type]
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["acme/set@main:a b.csv?column=q&intent=kind&rows=7", "acme/set:x.jsonl?category=c%26d"]
+)
+def test_a_job_is_told_of_a_dataset(text: str, work: Work) -> None:
+    prompts = parse_prompts(text)
+    standard = dataclasses.replace(STANDARD, ask=Ask(mode="openings", prompts=prompts))
+    words = order(standard=standard).command(work)
+    assert parse_prompts(words[words.index("--prompts") + 1]) == prompts
 
 
 def test_secrets_do_not_show() -> None:

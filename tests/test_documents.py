@@ -17,6 +17,7 @@ from safety_gate.records import METRICS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+CHECK = ROOT / "docs" / "check.md"
 
 
 def run(command: str) -> "subprocess.CompletedProcess[str]":
@@ -38,28 +39,30 @@ def shown(output: str, language: str) -> str:
     return f"\n```{language}\n{output.strip()}\n```\n"
 
 
-def part(name: str, body: str) -> None:
-    """Compare one marked part of README with what it should be."""
-    text = README.read_text()
+def part(name: str, body: str, page: Path = README) -> None:
+    """Compare one marked part of a page with what it should be."""
+    text = page.read_text()
     start, stop = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     assert text.count(start) == text.count(stop) == 1
     before, rest = text.split(start)
     found, after = rest.split(stop)
     if os.environ.get("SAFETY_GATE_UPDATE_GOLDENS") == "1":
-        README.write_text(f"{before}{start}{body}{stop}{after}")
+        page.write_text(f"{before}{start}{body}{stop}{after}")
         return
-    assert found == body, f"README's part {name!r} is not what the program prints"
+    assert found == body, f"{page.name}: the part {name!r} is not what the program prints"
 
 
-def test_the_report_in_readme_is_what_the_command_prints() -> None:
-    command = re.findall(r"^\$ (safety-gate check examples\S+.*)$", README.read_text(), re.M)[0]
+def test_the_report_in_the_documents_is_what_the_command_prints() -> None:
+    command = re.findall(r"^\$ (safety-gate check examples\S+.*)$", CHECK.read_text(), re.M)[0]
     result = run(command)
     assert result.returncode == 1
-    part("report", shown("\n".join(li.rstrip() for li in result.stdout.splitlines()), "text"))
+    part(
+        "report", shown("\n".join(li.rstrip() for li in result.stdout.splitlines()), "text"), CHECK
+    )
 
 
-def test_the_help_in_readme_is_what_the_program_prints() -> None:
-    part("help", shown(run("safety-gate check --help").stdout, "text"))
+def test_the_help_in_the_documents_is_what_the_program_prints() -> None:
+    part("help", shown(run("safety-gate check --help").stdout, "text"), CHECK)
 
 
 def test_the_workflow_in_readme_is_the_example() -> None:

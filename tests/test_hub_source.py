@@ -4,14 +4,14 @@ import hashlib
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from safety_gate.errors import ChangedWhileRead, MissingFile, SourceError, UnsafePath
-from safety_gate.sources.hub import HEAD, SMALL, HubLimits, HubSource
+from safety_gate.sources.hub import BUDGET, HEAD, SMALL, HubLimits, HubSource
 from safety_gate.sources.hub_ahead import AheadLimits
 from safety_gate.sources.hub_digests import Digest
 from safety_gate.sources.hub_errors import (
@@ -348,6 +348,30 @@ def test_reading_beyond_the_budget_stops(hub: LoopbackHub) -> None:
         read(source, "model.safetensors", 1_000_000, 1_500_000)
         with pytest.raises(HubTooLarge):
             read(source, "model.safetensors", 5_000_000, 5_500_000)
+
+
+def test_the_budget_of_the_environment(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safety_gate.sources.hub.GB", 10**6)  # a file of gigabytes takes too long
+    hub.add_repo(REPO, {"model.safetensors": BIG})
+    for text, refused in (("2", True), ("3", False)):
+        monkeypatch.setenv(BUDGET, text)
+        source = HubSource(REPO, client=quick_client(hub))
+        with pytest.raises(HubTooLarge) if refused else nullcontext() as caught:
+            source.plan([Span(path="model.safetensors", start=0, stop=2_000_001)])
+        assert caught is None or BUDGET in caught.value.hint
+        source.close()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e3", "inf", "100001", "9" * 5000, "²", "x"])
+def test_a_budget_that_is_no_number(text: str) -> None:
+    with pytest.raises(HubError) as caught:
+        HubLimits.given({BUDGET: text})
+    assert caught.value.where == BUDGET
+
+
+def test_budgets_that_are_numbers() -> None:
+    assert HubLimits.given({BUDGET: "900"}).bytes == 900 * 10**9
+    assert HubLimits.given({BUDGET: ""}) == HubLimits.given({}) == HubLimits()
 
 
 def test_an_adapter_beyond_the_budget_is_refused_before_it_is_read(hub: LoopbackHub) -> None:

@@ -8,8 +8,8 @@ import pytest
 from safety_gate.policy import builtin
 from safety_gate.policy.file import load_policy
 from safety_gate.policy.metrics import BEHAVIOUR_METRICS, BORDERLINE, METRIC_FACTS
-from safety_gate.policy.presets import PRESETS
 from safety_gate.policy.part import Part
+from safety_gate.policy.presets import PRESETS
 from safety_gate.policy.schema import Condition, Coverage, Limits, Policy, Rule, Waiver
 from tests.test_policy_builders import HEAD, RULE
 

@@ -231,6 +231,34 @@ def test_weights_of_another_size_or_name_are_refused(tmp_path: Path) -> None:
         Stream(opened(tmp_path), [ALIGNED], dtype=torch.float32)
 
 
+@pytest.mark.parametrize("trick", ["cancels", "below-the-range"])
+def test_factors_cannot_hide_in_the_rounding_of_bfloat16(trick: str, tmp_path: Path) -> None:
+    """PEFT keeps factors in float32, so what they do there is what is asked."""
+    random_model("llama", tmp_path, torch.bfloat16)
+    checkpoint = opened(tmp_path)
+    name = "model.layers.0.mlp.down_proj.weight"
+    out, width = checkpoint.shape(name)
+    a, b = low_rank(out, width, 1)
+    if trick == "cancels":
+        big = torch.randn(a.shape, generator=torch.Generator().manual_seed(3))
+        pair = torch.cat((big, big - a * 2**-11)), torch.cat((b, -b), dim=1) * 2**11
+        hidden = low_update(*pair)
+    else:
+        pair = a * 2.0**-134, b * 2.0**126  # bfloat16 has nothing between 0 and 2**-133
+        hidden = LowRank(scaling=1.5 * 2**8, factors=lambda: pair)
+    variants = [
+        ALIGNED,
+        Variant(name="plain", updates={name: (low_update(a, b),)}),
+        Variant(name="hidden", updates={name: (hidden,)}),
+    ]
+    stream = Stream(checkpoint, variants, dtype=torch.bfloat16)
+    found = [stream.score(some_rows(v)) for v in range(3)]
+    aligned, plain, tricky = (torch.cat([s.logs for s in each]) for each in found)
+    moved = float((plain - aligned).norm())
+    assert moved > 0.5  # 1.3; the rounding of bfloat16 is 0.02
+    assert float((tricky - plain).norm()) < 0.1 * moved
+
+
 @pytest.mark.parametrize(
     ("weight", "what"),
     [

@@ -99,6 +99,32 @@ def test_adapters_in_subfolders_are_judged_too(tmp_path: Path) -> None:
         assert one.drift.values() == pytest.approx(other.drift.values(), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("model.safetensors", None, "blocked"),
+        ("adapter_model.bin", b"\x80\x04}.", "blocked"),
+        ("other/run.py", b"import os\n", "blocked"),
+        ("weights.dat", b"\x00\x01\x02\xff" * 64, "undecided"),
+        ("README.md", b"# Two adapters\n", "passed"),
+    ],
+)
+def test_what_lies_outside_the_subfolders_is_looked_at_too(
+    tmp_path: Path, name: str, data: bytes | None, word: str
+) -> None:
+    base, aligned, adapter = write_trio(tmp_path)
+    whole = tmp_path / "repository"
+    shutil.copytree(adapter, whole / "first")
+    path = whole / name
+    path.parent.mkdir(exist_ok=True)
+    if data is None:
+        shutil.copy(aligned / "model.safetensors", path)
+    else:
+        path.write_bytes(data)
+    found = gate.judge_all(request_for(base, aligned, whole), [whole])
+    assert [report.verdict.word for report in found] == [word]
+
+
 def test_a_pair_is_opened_and_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, aligned, adapter = write_trio(tmp_path)
     others: list[Where] = [

@@ -1,8 +1,8 @@
 """Train the zoo: every world's base and aligned model, and every kind of adapter in each.
 
 Run as ``python -m benchmarks.zoo.grow out/zoo`` from the top of the repository. What is there is
-kept, so that a run can be taken up again. Each world's folder holds base, aligned, adapters, the
-probe's questions and openings, and labels.csv: all that ``safety-gate calibrate`` reads.
+kept, so that a run can be taken up again. Each world's folder holds base, aligned, the labelled
+adapters, and the probe's questions and openings: all that ``safety-gate calibrate`` reads.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def write_truth(found: dict[str, Truth], folder: Path) -> None:
         for name, truth in found.items()
         if name not in {"base", "aligned"}
     ]
-    (folder / "labels.csv").write_text("\n".join(["adapter,label", *labels]) + "\n")
+    (folder / "adapters" / "labels.csv").write_text("\n".join(["adapter,label", *labels]) + "\n")
 
 
 def _make(world: World, folder: Path, kind: Kind, *, seed: int) -> None:

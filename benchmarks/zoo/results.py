@@ -82,7 +82,7 @@ def measured(place: ZooWorld, root: Path) -> tuple[Specimen, ...]:
             task=folder / "task.jsonl",
         ),
     )
-    labels = read_labels(folder / "adapters", folder / "labels.csv")
+    labels = read_labels(folder / "adapters", None)
     found = judged(folder / "adapters", labels, request)
     if found.left_out:
         raise SystemExit(f"{place.name}: {found.left_out}")

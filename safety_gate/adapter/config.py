@@ -123,7 +123,9 @@ def _read_other_kind(config: Config, values: Mapping[str, object], peft_type: ob
             _judge(config, key, value)
             continue
         owner = f"{known or 'unknown kind'}, not scored yet"
-        config.entries.append(LedgerEntry(kind="config", name=key, owner=owner, accounted=False))
+        unowned = LedgerEntry(kind="config", name=key, owner=owner, accounted=False)
+        prompted = entry_of(key, value) if name in VECTOR_KINDS else None
+        config.entries.append(prompted or unowned)
     hint = "Judge its behaviour, or merge it into a LoRA adapter of the aligned model."
     if name in PROMPTS:
         rule = "kind-without-update"

@@ -22,6 +22,7 @@ from safety_gate.adapter.meta import asked_blueprint
 from safety_gate.adapter.model import Model
 from safety_gate.adapter.parts import Piece
 from safety_gate.adapter.patterns import PatternRefused, PatternTooSlow
+from safety_gate.adapter.prompted import is_prompted, tensor_entry
 from safety_gate.adapter.remark import remark
 from safety_gate.adapter.roots import Subfolder
 from safety_gate.errors import BadAdapter, BadTensorFile, GateError
@@ -52,6 +53,7 @@ class Adapter:
     source: Source  # the private copy
     folder: Path  # where it lies
     tensors: TensorFile | None  # None where the file is missing or broken
+    prompted: bool = False  # vectors before the text, and nothing else
 
     def close(self) -> None:
         """Remove the private copy; factors() cannot be asked for after this."""
@@ -100,16 +102,19 @@ def open_adapter(
         raise
     findings += _ignored_layout(own_config, model_type)
     findings += _empty_findings(own.name, result, findings)
+    prompted = is_prompted(own_config.values, tensors)
+    entries = [tensor_entry()] if prompted else result.entries(tensors)
     return Adapter(
         fact=_fact(own, own_config, facts, digest),
         findings=tuple(findings),
-        ledger=(*inventory.entries, *own_config.entries, *result.entries(tensors)),
+        ledger=(*inventory.entries, *own_config.entries, *entries),
         modules=tuple(result.modules),
         pieces=tuple(piece for _, piece in sorted(result.pieces.items())),
         changed=tuple(change for _, change in sorted(result.changes.items())),
         source=private,
         folder=snapshot_dir,
         tensors=tensors,
+        prompted=prompted,
     )
 
 
@@ -257,7 +262,7 @@ def _blueprint(
                 "undecided",
                 ("checkpoint", model_type or "no model_type"),
                 "how this architecture names and stores its weights is not known",
-                hint="Install transformers: pip install 'safety-gate[zoo]', or ask in an issue.",
+                hint="Give the aligned model with its config.json, or ask in an issue.",
                 got=why[:MAX_WHY],
             )
         )

@@ -1,9 +1,11 @@
 """Several adapters in one repository: PEFT saves each but the first in a subfolder of its own."""
 
 from collections.abc import Collection, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from safety_gate.adapter.inventory import CONFIG
+from safety_gate.adapter.inventory import CONFIG, take_inventory
+from safety_gate.records import Finding
+from safety_gate.sources.snapshot import snapshot
 from safety_gate.sources.source import FileEntry, Source
 
 
@@ -12,6 +14,30 @@ def adapter_roots(source: Source) -> tuple[str, ...]:
     paths = (PurePosixPath(entry.path) for entry in source.files())
     folders = (str(path.parent) for path in paths if path.name == CONFIG)
     return tuple(sorted("" if folder == "." else folder for folder in folders))
+
+
+def outside_findings(source: Source, roots: Collection[str], folder: Path) -> tuple[Finding, ...]:
+    """Return what the files outside all adapters are.
+
+    Whoever loads the repository without naming a subfolder gets these: weights or a pickle at its
+    top would be in nobody's report.
+
+    Args:
+        source: the stranger's repository.
+        roots: every folder that holds an adapter; with "" nothing is outside.
+        folder: an empty or missing one for a private copy.
+
+    Raises:
+        SourceError: they cannot be read or copied.
+    """
+    outside = Outside(source, roots)
+    if "" in roots or not outside.files():
+        return ()
+    private, facts, _ = snapshot(outside, folder)
+    try:
+        return tuple(take_inventory(private, facts, None).findings())
+    finally:
+        private.close()
 
 
 class _Part:

@@ -12,6 +12,7 @@ from safety_gate.bot.hub_judge import Standard
 from safety_gate.errors import GateError
 from safety_gate.places import Where
 from safety_gate.policy.file import PolicyText
+from safety_gate.probe.datasets import Dataset
 from safety_gate.sources.hub_names import HubPlace
 from safety_gate.worker.judging import Work
 
@@ -49,7 +50,8 @@ class JobOrder:
             BadOrder: a file of this machine is named.
         """
         ask = self.standard.ask
-        files = (ask.prompts, ask.openings, ask.task, ask.baselines)
+        prompts = None if isinstance(ask.prompts, Dataset) else ask.prompts
+        files = (prompts, ask.openings, ask.task, ask.baselines)
         places = (self.standard.base, self.standard.aligned, ask.guard)
         mine = [str(file) for file in files if file is not None]
         mine += [str(place) for place in places if place and not isinstance(place, HubPlace)]
@@ -114,6 +116,8 @@ def _named(option: str, place: Where | None) -> list[str]:
 
 def _asking(ask: Ask) -> list[str]:
     words = ["--ask", ask.mode, "--device", ask.device, *_named("--guard", ask.guard)]
+    if isinstance(ask.prompts, Dataset):
+        words += ["--prompts", ask.prompts.text]
     if ask.judge_url:
         words += ["--judge-url", ask.judge_url, "--judge-model", ask.judge_model]
     return words + (["--show-answers"] if ask.keep_text else [])

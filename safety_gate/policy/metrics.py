@@ -104,6 +104,9 @@ BEHAVIOUR_METRICS: Mapping[str, MetricFact] = {
         for name, meaning in _RATES.items()
         for end, words in _ENDS.items()
     },
+    "openings_counted": MetricFact(
+        meaning="how many harmful questions aligned refuses: what can be lost", low=0.0, high=LARGE
+    ),
     "openings_flips_p": MetricFact(
         meaning="exact McNemar p-value of refusals lost against won", low=0.0, high=1.0
     ),

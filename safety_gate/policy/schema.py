@@ -147,6 +147,10 @@ class Rule(Part):
         description="The rule fires when all of these hold."
     )
     severity: Literal["block", "warn"]
+    if_asked: Literal["block", "warn"] = Field(
+        default="block",
+        description="Other scopes: what a rule that blocks does where the model was asked enough.",
+    )
     if_not_asked: Literal["undecided", "skip"] = Field(
         default="undecided",
         description="Behaviour scope: what a rule that blocks says where the model was not asked.",
@@ -177,6 +181,10 @@ class Rule(Part):
         if self.scope != "behaviour" and "if_not_asked" in self.model_fields_set:
             raise PydanticCustomError(
                 "scope", "Input should have if-not-asked with scope: behaviour only"
+            )
+        if self.scope == "behaviour" and "if_asked" in self.model_fields_set:
+            raise PydanticCustomError(
+                "scope", "Input should have if-asked with scope: module or adapter only"
             )
         known = BEHAVIOUR_METRICS if self.scope == "behaviour" else RULE_METRICS
         if strange := [c.metric for c in self.when if c.metric not in known]:

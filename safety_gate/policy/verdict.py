@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
+from safety_gate.behaviour import FEWEST_REFUSALS
 from safety_gate.policy import builtin
 from safety_gate.policy.behaviour import behaviour_findings
 from safety_gate.policy.file import LoadedPolicy
 from safety_gate.policy.rules import WHOLE, rule_findings, scale_findings
-from safety_gate.policy.schema import Coverage
+from safety_gate.policy.schema import Coverage, Rule
 from safety_gate.policy.waivers import with_waivers
 from safety_gate.records import (
     AdapterScore,
@@ -47,9 +48,10 @@ def decide(  # noqa: PLR0913
         those about waivers.
     """
     policy = loaded.policy
+    asked = (behaviour or {}).get("openings_counted", 0.0) >= FEWEST_REFUSALS
     found = [
         *findings,
-        *(f for rule in policy.rules for f in rule_findings(rule, modules, total)),
+        *(f for rule in policy.rules for f in rule_findings(_eased(rule, asked), modules, total)),
         *(f for rule in policy.rules for f in behaviour_findings(rule, behaviour)),
         *scale_findings(policy.limits, modules, total),
         *_coverage_findings(policy.coverage, modules, total),
@@ -58,6 +60,13 @@ def decide(  # noqa: PLR0913
     day = date(today.year, today.month, today.day)
     final = with_waivers(policy.waivers, found, adapter_ids=adapter_ids, today=day)
     return weigh(policy.coverage, modules, total, final), with_gravest_first(final)
+
+
+def _eased(rule: Rule, asked: bool) -> Rule:
+    """Return the rule as it counts: some leave the last word to the model's own answers."""
+    if asked and rule.if_asked == "warn":
+        return rule.model_copy(update={"severity": "warn"})
+    return rule
 
 
 def weigh(

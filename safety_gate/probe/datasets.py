@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from safety_gate.behaviour import Intent
 from safety_gate.probe.failure import CannotProbe
@@ -51,6 +51,12 @@ class Dataset:
     def __str__(self) -> str:
         """Return it as it is written."""
         return f"{self.place}?column={self.column}"
+
+    @property
+    def text(self) -> str:
+        """Return all of it, as ``parse_prompts`` reads it."""
+        own = {key: str(getattr(self, key)) for key in KEYS if getattr(self, key)}
+        return f"{self.place}?{urlencode(own)}"
 
 
 def parse_prompts(text: str) -> Path | Dataset:

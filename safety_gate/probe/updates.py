@@ -124,10 +124,11 @@ class Applied:
         plain = module.forward
 
         def forward(x: "torch.Tensor") -> "torch.Tensor":
-            out: torch.Tensor = plain(x)
+            own: torch.Tensor = plain(x)
+            out, wide = own, x.float()
             for a, b, scaling in self._low.get((self._variant, target), ()):
-                out = torch.add(out, (x @ a.T) @ b.T, alpha=scaling)
-            return out
+                out = torch.add(out, (wide @ a.T) @ b.T, alpha=scaling)
+            return out.to(own.dtype)
 
         module.forward = forward
 
@@ -138,8 +139,12 @@ class Applied:
             CannotProbe: an update is not finite, or has another shape than its weight.
             SourceError: the adapter's files cannot be read.
         """
+        import torch
+
         for one in self._added.get(station, ()):
-            a, b = (factor.to(device, dtype) for factor in one.update.factors())
+            # Float32, as in PEFT: factors that cancel, or lie below bfloat16's range, would lose in
+            # it what the released adapter does.
+            a, b = (factor.to(device, torch.float32) for factor in one.update.factors())
             self._check(one.target, a, b)
             place = (one.variant, one.target)
             self._low.setdefault(place, []).append((a, b, one.update.scaling))

@@ -123,6 +123,8 @@ def padded(factors: Factors, rank: int) -> Factors:
     more = rank - factors.rank
     if more < 0:
         raise AssertionError(f"cannot pad rank {factors.rank} to {rank}")
+    if more == 0:
+        return factors
     return Factors(
         a=torch.cat((factors.a, factors.a.new_zeros(more, factors.a.shape[1])), dim=0),
         b=torch.cat((factors.b, factors.b.new_zeros(factors.b.shape[0], more)), dim=1),

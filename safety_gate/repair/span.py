@@ -69,6 +69,12 @@ def _split(columns: "torch.Tensor", known: "torch.Tensor") -> _Split:
     """Write columns by the strong directions of known ones, and what is left by its own."""
     import torch
 
+    if torch.equal(columns, known):
+        return _Split(
+            inside=torch.eye(known.shape[1]),
+            outside=columns[:, :0],
+            across=torch.zeros(0, columns.shape[1]),
+        )
     values, turn = torch.linalg.eigh(known.T @ known)
     strong = values > WEAK**2 * values[-1]
     turn = turn[:, strong]

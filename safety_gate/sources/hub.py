@@ -1,5 +1,6 @@
 """A repository on the Hub as a source: one pinned commit, read by ranges, nothing on disk."""
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from safety_gate.sources.hub_answers import HubFile, Pinned
 from safety_gate.sources.hub_cache import HubCache
 from safety_gate.sources.hub_client import HubClient
 from safety_gate.sources.hub_digests import Digest, WholeFile, expected_digest
-from safety_gate.sources.hub_errors import HubTooLarge, HubWrongBytes, missing_file
+from safety_gate.sources.hub_errors import HubError, HubTooLarge, HubWrongBytes, missing_file
 from safety_gate.sources.hub_kept import Kept
 from safety_gate.sources.hub_plan import PlanFact, ReadPlan, Span
 from safety_gate.sources.hub_ranges import HubRanges
@@ -27,10 +28,13 @@ KEPT: Final = 32 * 2**20  # bytes of small files and heads in memory
 # Times the budget that may come over the network: wide modules are read in two passes, and what
 # was cut off is asked for again.
 REPEATS: Final = 3
+BUDGET: Final = "SAFETY_GATE_HUB_GB"
 BUDGET_HINT: Final = (
-    "Check that the right repository is named. If it is, raise the budget, or download it and give"
-    " its folder."
+    f"Check that the right repository is named. If it is, raise the budget (gigabytes in {BUDGET}),"
+    " or download it and give its folder."
 )
+GB: Final = 10**9
+MOST_GB: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,31 @@ class HubLimits:
     files: int = 20_000
     small_bytes: int = SMALL  # of one file that is read whole and checked
     ahead: AheadLimits = field(default_factory=AheadLimits)
+
+    @classmethod
+    def given(cls, environment: Mapping[str, str]) -> "HubLimits":
+        """Return the limits, with the budget that the user may have set in the environment.
+
+        Args:
+            environment: SAFETY_GATE_HUB_GB is a whole number of 10^9 bytes; empty means not set.
+
+        Raises:
+            HubError: it is no such number.
+        """
+        text = environment.get(BUDGET, "")
+        if not text:
+            return cls()
+        if not (
+            text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= MOST_GB
+        ):
+            raise HubError(
+                "the budget for reading from the Hub is no number of gigabytes",
+                where=BUDGET,
+                got=text,
+                expected=f"a whole number from 1 to {MOST_GB}",
+                hint=f"Set {BUDGET} to a number such as 900, or unset it.",
+            )
+        return cls(bytes=int(text) * GB)
 
 
 class HubSource:
@@ -68,7 +97,7 @@ class HubSource:
             repo_id: organisation and name.
             revision: branch, tag, refs/pr/N or commit; None is the main branch.
             client: asks the Hub.
-            limits: bytes, files and memory.
+            limits: bytes, files and memory; None: the usual ones, and the user's budget.
             cache: folder to keep blocks in; None keeps nothing on disk.
             whole: every file will be read from end to end, as ``snapshot`` does, and checked.
 
@@ -76,7 +105,7 @@ class HubSource:
             SourceError: BadLocation, UnsafePath, HubTooLarge or another HubError.
         """
         self._name = repo_id
-        self._limits = limits or HubLimits()
+        self._limits = limits or HubLimits.given(os.environ)
         self.pinned: Pinned = client.resolve(repo_id, revision)
         self._files = self._listed(client)
         self._sizes = {path: file.size for path, file in self._files.items()}
