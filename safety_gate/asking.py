@@ -158,10 +158,11 @@ class _Round:
         return Answered(behaviour=fact, findings=tuple(findings))
 
 
-def evidence(fact: BehaviourFact) -> str:
+def evidence(fact: BehaviourFact, *, weights: bool = True) -> str:
     """Say what a verdict rests on."""
     asked_for = "written answers" if fact.by_answers else "how it would begin its answers"
-    return f"weights, and the model itself: {len(fact.prompts)} questions, {asked_for}"
+    what = "weights, and the model itself" if weights else "no weights, only the model itself"
+    return f"{what}: {len(fact.prompts)} questions, {asked_for}"
 
 
 def check_askable(aligned: Checkpoint, settings: Settings) -> None:

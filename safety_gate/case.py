@@ -119,7 +119,7 @@ def report_of(
         modules=tuple(modules),
         total=total,
         ledger=case.adapter.ledger if case.adapter else (),
-        evidence=evidence(case.behaviour) if case.behaviour else WEIGHTS_ONLY,
+        evidence=_evidence(case, scored=bool(modules)),
         versions=_versions(),
         behaviour=case.behaviour,
     )
@@ -145,7 +145,21 @@ def _decided(
         adapter_ids=(fact.digest, fact.revision) if fact else ("", ""),
         today=today,
         behaviour=case.behaviour.figures(ADAPTER) if case.behaviour else None,
+        weightless=_is_weightless(case),
     )
+
+
+def _evidence(case: Case, *, scored: bool) -> str:
+    """Say what the verdict rests on."""
+    return evidence(case.behaviour, weights=scored) if case.behaviour else WEIGHTS_ONLY
+
+
+def _is_weightless(case: Case) -> bool:
+    """Tell whether the adapter only puts vectors before the text, so that nothing can be scored."""
+    adapter = case.adapter
+    if adapter is None or not adapter.prompted:
+        return False
+    return not (adapter.modules or adapter.pieces or adapter.changed or case.tasks or case.outcomes)
 
 
 def _versions() -> dict[str, str]:

@@ -78,6 +78,7 @@ class ZooWorld:
     shape: Shape
     base: Effort
     aligned: Effort
+    fresh: bool = False  # grown after the last change of a shipped rule, and never looked at before
 
     def drawn(self) -> World:
         """Return its rules and pairs."""
@@ -157,6 +158,26 @@ WORLDS: Final = (
         shape=Shape(family="qwen3", hidden=96, layers=3, heads=4, kv_heads=4, intermediate=256),
         base=_base(51),
         aligned=_aligned(52),
+    ),
+    ZooWorld(
+        name="qwen3-wide",
+        half="table",
+        seed=61,
+        phrases=STEPS_OF,
+        shape=Shape(family="qwen3", hidden=112, layers=2, heads=4, kv_heads=2, intermediate=288),
+        base=_base(61),
+        aligned=_aligned(62),
+        fresh=True,
+    ),
+    ZooWorld(
+        name="llama-deep",
+        half="table",
+        seed=71,
+        phrases=TOLD,
+        shape=Shape(family="llama", hidden=80, layers=5, heads=4, kv_heads=2, intermediate=224),
+        base=_base(71),
+        aligned=_aligned(72),
+        fresh=True,
     ),
 )
 

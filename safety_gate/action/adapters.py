@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from safety_gate.action import git
+from safety_gate.action.against import check_against
 from safety_gate.action.changed import Found, find_adapters, is_hub, nothing_seen
 from safety_gate.action.event import heads_of
 from safety_gate.action.job import Job
@@ -42,6 +43,8 @@ def judge_adapters(
     try:
         found = find_adapters(job.options.adapter, job.event, job.runner.workspace, repository)
         _check_head(job, log)
+        if found.adapters:
+            check_against(job, policy, repository)
         questions = read_questions(job, repository)
     except GateError as error:
         return stopped(error)

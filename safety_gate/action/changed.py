@@ -77,6 +77,11 @@ def find_adapters(
     return _limited(Found(adapters=changed, how=how, seen=_all_there(changes, workspace)))
 
 
+def changes_of(event: Event, workspace: Path, repository: Repository | None) -> Changes | None:
+    """Return what an event changed; None where that cannot be told."""
+    return _difference(event, workspace, repository).changes
+
+
 def _limited(found: Found) -> Found:
     if len(found.adapters) > MOST_ADAPTERS:
         raise SourceError(

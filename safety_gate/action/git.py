@@ -9,6 +9,8 @@ from safety_gate.action.changes import Changes
 TIMEOUT = 120  # seconds; a tree of 100,000 files is compared in a few
 MOST_OUTPUT = 64 * 1024 * 1024  # bytes
 
+LEADS_AWAY = ("120000", "160000")  # the modes of a link and of a submodule
+
 # The container is root and the workspace belongs to the runner's user, which git takes for an
 # attack ("dubious ownership") unless told otherwise; -c counts as "told" for this one command. The
 # others keep a repository's own configuration from starting programs.
@@ -61,6 +63,12 @@ def changed_paths(workspace: Path, before: str, after: str) -> Changes | None:
         there=tuple(path for status, path in pairs if status != "D"),
         gone=tuple(path for status, path in pairs if status == "D"),
     )
+
+
+def mode(workspace: Path, commit: str, path: str) -> str | None:
+    """Return the mode of a path in a commit; "" where it is not there, None where git fails."""
+    listing = _ask(workspace, ["ls-tree", "-z", "--full-tree", commit, "--", path])
+    return None if listing is None else listing.partition(b" ")[0].decode("ascii", "replace")
 
 
 def blob(workspace: Path, commit: str, path: str, *, most: int) -> bytes | None:

@@ -7,6 +7,8 @@ from safety_gate.adapter.inventory import CONFIG
 from safety_gate.adapter.keys import IMPORTING, KEYS, KINDS, Key
 from safety_gate.adapter.kind import Kind
 from safety_gate.adapter.kinds import OTHER_KINDS, PROMPTS, ROUTED
+from safety_gate.adapter.prompted import KINDS as VECTOR_KINDS
+from safety_gate.adapter.prompted import entry_of
 from safety_gate.adapter.remark import MAX_TEXT, remark, shown
 from safety_gate.records import Finding, LedgerEntry
 

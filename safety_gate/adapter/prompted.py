@@ -12,6 +12,7 @@ from safety_gate.adapter.kind import count, flag, one_of, or_null
 from safety_gate.records import LedgerEntry
 from safety_gate.tensors import TensorFile
 
+KINDS: Final = ("PROMPT_TUNING", "P_TUNING")
 VECTORS: Final = "prompt_embeddings"  # the one tensor of the file
 OWNER: Final = "vectors before the text"
 TRAINING: Final = "training only"
@@ -26,7 +27,7 @@ def _share(value: object) -> bool:
 
 
 _DECIDING: Final[Mapping[str, Check]] = {
-    "peft_type": one_of("PROMPT_TUNING", "P_TUNING"),
+    "peft_type": one_of(*KINDS),
     "task_type": one_of("CAUSAL_LM"),  # else PEFT puts the vectors elsewhere, or trains a head
     "num_virtual_tokens": count,
     "token_dim": count,

@@ -158,7 +158,7 @@ TENSOR_RULES: Mapping[str, tuple[Severity, PlaceKind, str, str]] = {
         "undecided",
         "config",
         "what this kind of adapter changes follows from the model's code, which was not asked",
-        "Install transformers: pip install 'safety-gate[zoo]'.",
+        "Give the aligned model with its config.json, from which transformers builds its modules.",
     ),
     "targets-missing": (
         "undecided",

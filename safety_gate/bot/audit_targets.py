@@ -92,8 +92,17 @@ def read_list(path: Path) -> list[HubPlace]:
             got=type(error).__name__,
             hint="Give a text file with org/name on each line.",
         ) from None
+    lines = text.splitlines()
+    if len(lines) > MOST_LINES:  # what is cut off would be called judged
+        raise BadList(
+            "the list is too long",
+            where=str(path),
+            got=f"{len(lines)} lines",
+            expected=f"at most {MOST_LINES}",
+            hint="Split it, and audit the parts one after the other.",
+        )
     found: dict[HubPlace, None] = {}
-    for number, line in enumerate(text.splitlines()[:MOST_LINES], 1):
+    for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].strip()
         if words:
             found[_place(words, f"{path}, line {number}")] = None

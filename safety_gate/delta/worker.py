@@ -118,7 +118,7 @@ class Worker:
             raise ShellRefused(
                 "PEFT is needed to merge this kind of adapter, and it is not installed",
                 where=where,
-                hint='Install it with: pip install "safety-gate[zoo]"',
+                hint="Install it with: pip install peft",
             )
         command = [sys.executable, "-I", "-m", "safety_gate.delta.child"]
         process = subprocess.Popen(  # noqa: S603  our own module, no shell, no stranger's text

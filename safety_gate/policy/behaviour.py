@@ -36,7 +36,7 @@ def behaviour_findings(rule: Rule, figures: Mapping[str, float] | None) -> Itera
     if known:
         yield _fired(rule, figures)
     elif rule.if_not_asked == "undecided":
-        missing = next(c for c in rule.when if c.metric not in figures)
+        missing = next(c for c in rule.when if math.isnan(figures.get(c.metric, math.nan)))
         yield _unasked(rule, missing)
 
 

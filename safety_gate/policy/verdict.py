@@ -9,6 +9,7 @@ from safety_gate.policy.behaviour import behaviour_findings
 from safety_gate.policy.file import LoadedPolicy
 from safety_gate.policy.rules import WHOLE, rule_findings, scale_findings
 from safety_gate.policy.schema import Coverage, Rule
+from safety_gate.policy.vouching import is_vouched, told_alone
 from safety_gate.policy.waivers import with_waivers
 from safety_gate.records import (
     AdapterScore,
@@ -31,6 +32,7 @@ def decide(  # noqa: PLR0913
     adapter_ids: tuple[str, str],
     today: date,
     behaviour: Mapping[str, float] | None = None,
+    weightless: bool = False,
 ) -> tuple[Verdict, tuple[Finding, ...]]:
     """Apply the policy; never raises on scores and findings that could be made.
 
@@ -42,24 +44,29 @@ def decide(  # noqa: PLR0913
         adapter_ids: digest and revision of the adapter, which waivers may name.
         today: the day on which waivers must not be expired.
         behaviour: what the model said, by metric; None where it was not asked.
+        weightless: the adapter changes no weight at all; where the aligned model refused enough
+            questions to tell what is lost, a rule on refusals can vouch for it alone.
 
     Returns:
         The verdict, and all findings, gravest first: those given, those of the policy, and
         those about waivers.
     """
     policy = loaded.policy
-    asked = (behaviour or {}).get("openings_counted", 0.0) >= FEWEST_REFUSALS
+    counted = (behaviour or {}).get("openings_counted", 0.0)
+    asked = counted >= FEWEST_REFUSALS and is_vouched(policy, behaviour)
+    alone = weightless and asked and total is None and not modules
     found = [
-        *findings,
+        *(told_alone(findings) if alone else findings),
         *(f for rule in policy.rules for f in rule_findings(_eased(rule, asked), modules, total)),
         *(f for rule in policy.rules for f in behaviour_findings(rule, behaviour)),
         *scale_findings(policy.limits, modules, total),
-        *_coverage_findings(policy.coverage, modules, total),
+        *(() if alone else _coverage_findings(policy.coverage, modules, total)),
     ]
     # A datetime is a date to the type checker, but cannot be compared with one.
     day = date(today.year, today.month, today.day)
     final = with_waivers(policy.waivers, found, adapter_ids=adapter_ids, today=day)
-    return weigh(policy.coverage, modules, total, final), with_gravest_first(final)
+    verdict = weigh(policy.coverage, modules, total, final, alone=alone)
+    return verdict, with_gravest_first(final)
 
 
 def _eased(rule: Rule, asked: bool) -> Rule:
@@ -74,16 +81,21 @@ def weigh(
     modules: Sequence[ModuleScore],
     total: AdapterScore | None,
     findings: Sequence[Finding],
+    *,
+    alone: bool = False,
 ) -> Verdict:
-    """Weigh the findings; Passed stands once, after everything that speaks against it.
+    """Weigh the findings; Passed stands after everything that speaks against it.
 
-    Scores are looked at again here, so that a finding that nobody made cannot let them pass.
+    Scores are looked at again here, so that a finding that nobody made cannot let them pass. Only
+    where there is nothing to score can what the model said vouch ``alone``.
     """
     severities = {finding.severity for finding in findings}
     if "block" in severities:
         return Blocked()
     if not severities <= {"info", "warn"}:
         return Undecided()
+    if alone and total is None and not modules:
+        return Passed()
     if total is None or not modules or total.modules != len(modules):
         return Undecided()
     if not total.scored_parameters > 0 or not total.coverage >= coverage.at_least:

@@ -133,8 +133,8 @@ class HubRanges:
                 "more bytes were read than the budget allows",
                 where=f"{self._pinned.repo_id}@{self._pinned.sha}",
                 expected=f"at most {self._limit} bytes",
-                hint="Raise the budget (gigabytes in SAFETY_GATE_HUB_GB), or download the repository"
-                " and give its folder.",
+                hint="Raise the budget (gigabytes in SAFETY_GATE_HUB_GB), or download the"
+                " repository and give its folder.",
             )
 
 
