@@ -156,7 +156,7 @@ def cli() -> None:
     "wish",
     metavar="METHOD",
     help="Repair what does not pass, and judge that: a method of the command repair, with its"
-    ' options, as in "scale --factor 0.5".',
+    ' options, as in "scale --factor 0.5". The exit status is that of the repaired adapter then.',
 )
 @click.option(
     "--repair-output", type=click.Path(path_type=Path), help="New folder of the repaired adapter."

@@ -12,6 +12,7 @@ import click
 
 from safety_gate.cli_bot_parts import (
     LEASE,
+    cache_option,
     eyes_for,
     holder,
     judged_by,
@@ -47,6 +48,7 @@ MOST_JOBS: Final = 1_000_000
     help="Where verdicts are kept. The same command on it goes on where it stopped.",
 )
 @LEASE
+@cache_option("a temporary folder, which goes again at the end")
 @judged_by
 @click.option(
     "--csv",

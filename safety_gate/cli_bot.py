@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from safety_gate.cli_bot_parts import (
     ACCOUNT,
+    CACHE,
     DATABASE,
     DAY,
     LEASE,
@@ -19,6 +19,8 @@ from safety_gate.cli_bot_parts import (
     POLICY,
     PRESET,
     PUBLISH,
+    REPAIR,
+    SAFETY,
     WATCH,
     eyes_for,
     holder,
@@ -29,7 +31,6 @@ from safety_gate.cli_bot_parts import (
     store_at,
     watch_from,
 )
-from safety_gate.cli_parts import PLACE
 
 if TYPE_CHECKING:
     from safety_gate.bot.payload import Watch
@@ -127,15 +128,12 @@ def _sweeper(
 @click.command()
 @DATABASE
 @LEASE
+@CACHE
 @judged_by
 @ACCOUNT
 @PUBLISH
-@click.option(
-    "--repair",
-    is_flag=True,
-    help="Repair what is blocked as far as the policy asks, and show before and after.",
-)
-@click.option("--safety", type=PLACE, help="Safety adapter, for the repairs that need one.")
+@REPAIR
+@SAFETY
 @click.option("--once", is_flag=True, help="Work off what is queued now, then end.")
 @click.option(
     "--executor",
@@ -188,15 +186,11 @@ def _judge(given: dict[str, Any]) -> "Judge":
     """
     from safety_gate.bot.hub_judge import HubJudge
 
-    standard = replace(standard_from(given), repair=given["repair"], safety=given["safety"])
-    if given["safety"] and not given["repair"]:
-        raise click.UsageError("--safety needs --repair.")
+    standard = standard_from(given)
     if given["executor"] == "here":
         if given["parallel"] > 1 or given["image"]:
             raise click.UsageError("--parallel and --image need --executor jobs.")
         return HubJudge(standard)
-    if given["repair"]:
-        raise click.UsageError("--repair works with --executor here.")
     from safety_gate.bot.job_judge import JobJudge
     from safety_gate.cli_hub_job import order_from
 

@@ -77,12 +77,33 @@ PUBLISH: Option[Any] = click.option(
     is_flag=True,
     help=f"Tell verdicts on the Hub, with the token in {WRITE_TOKEN}.",
 )
+REPAIR: Option[Any] = click.option(
+    "--repair",
+    is_flag=True,
+    help="Repair what is blocked as far as the policy asks, and show before and after.",
+)
+SAFETY: Option[Any] = click.option(
+    "--safety", type=PLACE, help="Safety adapter, for the repairs that need one."
+)
 ACCOUNT: Option[Any] = click.option(
     "--account",
     default="",
     envvar="SAFETY_GATE_ACCOUNT",
     help="The Hub account that we publish as.",
 )
+
+
+def cache_option(without: str) -> Option[Any]:
+    """Return the option ``--cache``; ``without`` says what happens where it is not given."""
+    return click.option(
+        "--cache",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="SAFETY_GATE_CACHE",
+        help=f"Keep bytes of checkpoints on the Hub in this folder.  [default: {without}]",
+    )
+
+
+CACHE = cache_option("nothing on disk")
 _JUDGED_BY = (
     POLICY,
     PRESET,
@@ -97,12 +118,6 @@ _JUDGED_BY = (
         type=PLACE,
         envvar="SAFETY_GATE_ALIGNED",
         help="Checkpoint that the adapters were trained on.  [default: of the known pair]",
-    ),
-    click.option(
-        "--cache",
-        type=click.Path(file_okay=False, path_type=Path),
-        envvar="SAFETY_GATE_CACHE",
-        help="Keep bytes of checkpoints on the Hub in this folder.  [default: nothing on disk]",
     ),
     click.option(
         "--threads",
@@ -149,6 +164,8 @@ def standard_from(given: Mapping[str, Any]) -> "Standard":
     """
     from safety_gate.bot.hub_judge import Standard
 
+    if given.get("safety") and not given["repair"]:
+        raise click.UsageError("--safety needs --repair.")
     return Standard(
         policy=policy_text(given),
         base=given["base"],
@@ -156,6 +173,8 @@ def standard_from(given: Mapping[str, Any]) -> "Standard":
         cache=given["cache"],
         threads=given["threads"] or len(os.sched_getaffinity(0)),
         ask=ask_from(given),
+        repair=given.get("repair", False),
+        safety=given.get("safety"),
     )
 
 

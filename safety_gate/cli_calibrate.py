@@ -42,7 +42,11 @@ ENDS = (
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the proposed policy to this file.",
 )
-@click.option("--cache", type=FOLDER, help="Keeps bytes of checkpoints on the Hub.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep bytes of checkpoints on the Hub in this folder.  [default: nothing on disk]",
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="[default: all cores]")
 def calibrate(folder: Path, **given: Any) -> None:
     """Measure how well the gate's figures tell the labelled adapters in FOLDER apart.

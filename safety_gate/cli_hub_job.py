@@ -10,10 +10,13 @@ import click
 
 from safety_gate.cli_bot_parts import (
     ACCOUNT,
+    CACHE,
     JOBS_TOKEN,
     OPT_OUT,
     PUBLISH,
     READ_TOKEN,
+    REPAIR,
+    SAFETY,
     WATCH,
     eyes_for,
     holder,
@@ -35,11 +38,14 @@ GRAVEST: Final = {"passed": 0, "undecided": 3, "blocked": 1}  # in rising order
 
 @click.command("hub-job", epilog=STATUS)
 @click.option("--adapter", type=PLACE, help="Judge this commit.  [default: what the webhook names]")
+@CACHE
 @judged_by
 @WATCH
 @OPT_OUT
 @ACCOUNT
 @PUBLISH
+@REPAIR
+@SAFETY
 @click.pass_context
 def hub_job(ctx: click.Context, /, **given: Any) -> None:
     """Judge one event inside a Job of the Hub, which the Hub's own webhook has started.
@@ -98,8 +104,8 @@ def _standard(given: Mapping[str, Any]) -> "Standard":
 
 def _judge_one(place: "HubPlace", standard: "Standard") -> int:
     """Judge a commit and print the report: in a frame for the worker that waits for it."""
-    from safety_gate.bot.hub_judge import judged
-    from safety_gate.bot.job_frame import framed
+    from safety_gate.bot.hub_judge import judged_and_repaired
+    from safety_gate.bot.job_frame import framed, second
     from safety_gate.bot.job_order import MARK
     from safety_gate.report.json_report import to_json
     from safety_gate.sources.hub_names import COMMIT, HubPlace
@@ -107,12 +113,17 @@ def _judge_one(place: "HubPlace", standard: "Standard") -> int:
     pinned = isinstance(place, HubPlace) and COMMIT.fullmatch(place.revision or "")
     if not pinned:
         raise click.UsageError("--adapter needs a pinned commit: org/name@ and 40 hex digits.")
-    report = judged(standard, place)
+    found = judged_and_repaired(standard, place)
+    after = found.repaired
     mark = os.environ.get(MARK, "")
     if not mark:
-        _render(report)
-        return report.verdict.exit_code
-    for line in framed(to_json(report), mark):
+        for report in filter(None, (found.report, after)):
+            _render(report)
+        return found.report.verdict.exit_code
+    lines = list(framed(to_json(found.report), mark))
+    if standard.repair:
+        lines += framed(to_json(after) if after else "null", second(mark))
+    for line in lines:
         click.echo(line)
     return 0  # the Job did what it was asked; what it found is in the report
 
@@ -123,7 +134,8 @@ def _show(stored: "Stored") -> None:
     from safety_gate.action.report_reader import read_report
 
     click.echo(f"{stored.repo}@{stored.sha}: {stored.word}")
-    _render(read_report(json.loads(stored.report), where="database"))
+    for text in filter(None, (stored.report, stored.repaired)):
+        _render(read_report(json.loads(text), where="database"))
 
 
 def _render(report: "Report") -> None:
@@ -142,13 +154,14 @@ def order_from(given: Mapping[str, Any], standard: "Standard") -> "JobOrder":
         BadOrder: something that a Job cannot be given.
     """
     from safety_gate.bot.job_order import JobOrder
+    from safety_gate.sources.hub import BUDGET
 
     token = os.environ.pop(JOBS_TOKEN, "")
     if not given["image"]:
         raise click.UsageError("--executor jobs needs --image: our container image.")
     if not token:
         raise click.UsageError(f"--executor jobs needs a token that may start Jobs: {JOBS_TOKEN}.")
-    passed_on = {name: os.environ.get(name, "") for name in (READ_TOKEN, JUDGE_KEY)}
+    passed_on = {name: os.environ.get(name, "") for name in (READ_TOKEN, JUDGE_KEY, BUDGET)}
     return JobOrder(
         standard=standard,
         image=given["image"],

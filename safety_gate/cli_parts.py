@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,18 @@ class PlaceType(click.ParamType["Path | HubPlace"]):
         return found.path
 
 
+class GuardType(PlaceType):
+    """The same, or the word default; its commit stands in the report."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "Path | HubPlace":
+        """Return the place of the guard model."""
+        from safety_gate.probe.judges import DEFAULT_GUARD
+
+        return super().convert(DEFAULT_GUARD if value == "default" else value, param, ctx)
+
+
 PLACE = PlaceType()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -78,10 +91,13 @@ PROMPTS = PromptsType()
 
 
 MAX_LIST_BYTES = 2**20  # some ten thousand places
+_COMMENT = re.compile(r"(?:^|\s)#")
 
 
 def listed_places(path: Path) -> "list[Path | HubPlace]":
     """Return the places that a file names, one on a line; empty lines and # comments are skipped.
+
+    A comment begins a line or follows a blank: else the folder x#y would stand for the folder x.
 
     Raises:
         UsageError: the file is no text, is too long, or a line names no place.
@@ -89,12 +105,12 @@ def listed_places(path: Path) -> "list[Path | HubPlace]":
     if path.stat().st_size > MAX_LIST_BYTES:
         raise click.UsageError(f"{path} is longer than {MAX_LIST_BYTES} bytes.")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{path} is not UTF-8 text.") from error
     found = []
     for number, line in enumerate(lines, start=1):
-        text = line.partition("#")[0].strip()
+        text = _COMMENT.split(line, maxsplit=1)[0].strip()
         if text:
             try:
                 found.append(PLACE.convert(text, None, None))
@@ -160,7 +176,11 @@ _ASKING = (
         envvar="SAFETY_GATE_BASELINES",
         help="Folder that keeps what the aligned model said, so that it is asked once.",
     ),
-    click.option("--guard", type=PLACE, help="Guard model that judges written answers."),
+    click.option(
+        "--guard",
+        type=GuardType(),
+        help="Guard model that judges written answers, or default: Qwen3Guard-Gen-0.6B.",
+    ),
     click.option("--judge-url", default="", help="OpenAI-compatible endpoint that rates answers."),
     click.option("--judge-model", default="", help=f"Its model; its key comes from ${JUDGE_KEY}."),
     click.option("--show-answers", is_flag=True, help="Put written answers into the report."),

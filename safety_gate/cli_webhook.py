@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 ADMIN_TOKEN: Final = "SAFETY_GATE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 KINDS: Final = ("user", "org", "model")
+TOKEN_HINT: Final = (
+    f"Check the token in {ADMIN_TOKEN}: it has to be valid, and may write webhooks (and start Jobs,"
+    " for --image)."
+)
 # What a Job that the webhook starts may need; the source Job's secrets are not copied by the Hub.
 PASSED_ON: Final = (READ_TOKEN, WRITE_TOKEN, JUDGE_KEY)
 
@@ -133,8 +137,12 @@ def _asked(step: Callable[[], T], where: str) -> T:
     """
     from safety_gate.bot.hub_eyes import asked
     from safety_gate.errors import SourceError
+    from safety_gate.sources.hub_errors import HubUnauthorised
 
-    found: Any = asked(step, where)
+    try:
+        found: Any = asked(step, where)
+    except HubUnauthorised as error:  # its hint is about the token that reads
+        raise HubUnauthorised(error.what, where=where, got=error.got, hint=TOKEN_HINT) from None
     if found is None:
         raise SourceError(
             "the Hub knows no such thing", where=where, hint="`webhook list` shows what there is."

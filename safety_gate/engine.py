@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from safety_gate.checkpoint import Checkpoint
 from safety_gate.outcomes import Batch, Memory, ModuleTask, Outcome, Scored, Unchanged, Unscored
-from safety_gate.precision import float32_products, has_bfloat16
+from safety_gate.precision import float32_products, has_bfloat16, one_thread
 from safety_gate.scorer import Scorer, unscored
 from safety_gate.steps import Steps
 
@@ -45,11 +45,12 @@ def score_modules(
     import torch
 
     quick = quick and (memory is None or not memory.exact) and has_bfloat16()
-    outcomes: list[Outcome | None] = [
-        _refused(task, base, aligned)
-        or (memory.recall(task) if memory and task.dense is None and not task.partial else None)
-        for task in tasks
-    ]
+    with one_thread():
+        outcomes: list[Outcome | None] = [
+            _refused(task, base, aligned)
+            or (memory.recall(task) if memory and task.dense is None and not task.partial else None)
+            for task in tasks
+        ]
     todo = [index for index, outcome in enumerate(outcomes) if outcome is None]
     batches = batches_of(tasks, todo, quick=quick)
     turns = iter(batches)
@@ -71,10 +72,11 @@ def score_modules(
     before = torch.get_num_threads()
     useful = max(1, min(workers, len(batches)))
     pool = ThreadPoolExecutor(max_workers=useful, thread_name_prefix="measure")
-    with float32_products(), pool:
-        for future in [pool.submit(work) for _ in range(useful)]:
-            future.result()
-    torch.set_num_threads(before)
+    if batches:
+        with float32_products(), pool:
+            for future in [pool.submit(work) for _ in range(useful)]:
+                future.result()
+        torch.set_num_threads(before)
     return tuple(outcome for outcome in outcomes if outcome is not None)
 
 

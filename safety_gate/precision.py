@@ -1,4 +1,4 @@
-"""Float32 products at the speed that the processor has."""
+"""How torch computes: float32 products at the speed that the processor has, and its threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +29,22 @@ def float32_products() -> Iterator[None]:
         yield
     finally:
         setting.fp32_precision = before
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in the calling thread alone.
+
+    For simple steps on thin matrices: a second thread would save nothing and burn its core waiting.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_exact() -> bool:

@@ -96,7 +96,8 @@ def _watch(order: Order, bench: Bench) -> Watch:
             mender = mender_for(bench, method, order.layout)
             # Padding to one rank needs to know all modules first: those are measured once more.
             ahead = None if order.layout.uniform_rank else mender
-            return Watch(needs_of(method), wanted=wanted, mender=ahead)
+            apart = isinstance(method, SafeMerge)
+            return Watch(needs_of(method), wanted=wanted, mender=ahead, apart=apart)
         case Auto():
             return Watch(SEARCH, safety=bench.safety_factors)
         case _:

@@ -39,6 +39,12 @@ EASED = f"""{RULE}  - id: any-size
     if-asked: warn
     message: it is there
 """
+SIZE_RULE = """  - id: any-size
+    scope: adapter
+    when: [{metric: size, above: 1000}]
+    severity: block
+    message: it is too large
+"""
 
 
 def judged(adapter: Path | str, ask: Ask, policy: str | None = None) -> Report:
@@ -181,7 +187,10 @@ def test_a_rule_on_behaviour_without_an_answer_is_undecided() -> None:
     assert judged("helpful", OPENINGS, RULE).verdict.word == "passed"
     assert judged("harmful", OPENINGS, RULE).verdict.word == "blocked"
     lenient = RULE.replace("    message", "    if-not-asked: skip\n    message")
-    assert judged("helpful", Ask(), lenient).verdict.word == "passed"
+    skipped = judged("helpful", Ask(), lenient)
+    assert skipped.verdict.word == "undecided"  # every rule was skipped: nothing was judged
+    assert found(skipped, "nothing-ruled")
+    assert judged("helpful", Ask(), lenient + SIZE_RULE).verdict.word == "passed"
 
 
 def test_a_rule_on_weights_may_leave_the_last_word_to_the_model() -> None:
@@ -234,7 +243,7 @@ def test_pair_comes_from_the_policy_by_the_adapters_claim(tmp_path: Path) -> Non
     config = adapter / "adapter_config.json"
     claim = {"base_model_name_or_path": "acme/tiny-chat"}
     config.write_text(json.dumps(json.loads(config.read_text()) | claim))
-    rules = RULE.replace("    message", "    if-not-asked: skip\n    message")
+    rules = RULE.replace("    message", "    if-not-asked: skip\n    message") + SIZE_RULE
     models = f"models:\n  - {{claim: acme/tiny-chat, aligned: {TINY}/aligned, base: {TINY}/base}}\n"
     request = gate.Request(
         adapter=adapter, policy=PolicyText(data=(rules + models).encode(), origin="p"), today=TODAY

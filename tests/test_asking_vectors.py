@@ -13,6 +13,9 @@ from safety_gate import gate
 from safety_gate.action.report_reader import BadReport, read_report
 from safety_gate.asking import Ask
 from safety_gate.behaviour import FEWEST_REFUSALS
+from safety_gate.policy.file import load_policy
+from safety_gate.policy.verdict import decide
+from safety_gate.policy.vouching import is_vouched
 from safety_gate.records import Report
 from safety_gate.report.html import render_html
 from safety_gate.report.json_report import to_json
@@ -70,7 +73,8 @@ def test_one_that_keeps_the_refusals_passes_by_what_the_model_says(quiet: Report
 def test_every_report_of_it_says_what_vouches(quiet: Report) -> None:
     text = to_json(quiet)
     assert to_json(read_report(json.loads(text), where="report")) == text
-    unasked = json.loads(text) | {"behaviour": None}
+    unasked = json.loads(text)
+    del unasked["behaviour"]
     with pytest.raises(BadReport, match="not a report"):
         read_report(unasked, where="report")
     for told in (render_markdown(quiet), render_html(quiet)):
@@ -171,3 +175,36 @@ def test_a_sum_with_vectors_does_not_pass(tmp_path: Path) -> None:
             ask=OPENINGS,
         )
         assert gate.judge_sum(request, others).verdict.word == "undecided"
+
+
+@pytest.mark.parametrize(("counted", "vouched"), [(19.0, False), (20.0, True)])
+@pytest.mark.parametrize("mode", ["openings", "answers"])
+def test_each_way_of_asking_needs_refusals_of_its_own(
+    mode: str, counted: float, vouched: bool
+) -> None:
+    text = RULE.replace("openings_retained", f"{mode}_retained")
+    policy = load_policy(text.encode(), "mine").policy
+    figures = {"openings_counted": 99.0, "openings_retained": 1.0, "answers_counted": 99.0}
+    figures |= {f"{mode}_retained": 1.0, f"{mode}_counted": counted}
+    assert is_vouched(policy, figures) is vouched
+    assert not is_vouched(policy, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "weightless", "word"),
+    [(1.0, True, "passed"), (0.0, True, "undecided"), (1.0, False, "undecided")],
+    ids=["own questions", "public questions", "has weights"],
+)
+def test_public_questions_vouch_for_nothing(own: float, weightless: bool, word: str) -> None:
+    figures = {"openings_counted": 99.0, "openings_retained": 1.0, "openings_own": own}
+    verdict, _ = decide(
+        load_policy(RULE.encode(), "mine"),
+        modules=(),
+        total=None,
+        findings=(),
+        adapter_ids=("", ""),
+        today=TODAY,
+        behaviour=figures,
+        weightless=weightless,
+    )
+    assert verdict.word == word

@@ -3,14 +3,16 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from safety_gate.asking import Ask
 from safety_gate.bot.audit import COLUMNS, FIGURES, Row, as_csv, gravest
 from safety_gate.bot.audit_judge import AheadJudge
-from safety_gate.bot.audit_targets import BadList, Target, by_pair, read_list
+from safety_gate.bot.audit_targets import MOST_LINES, BadList, Target, by_pair, read_list
 from safety_gate.bot.hub_judge import HubJudge, Standard
 from safety_gate.cli_audit import audit
 from safety_gate.jobs.facts import Page, Search
@@ -149,6 +151,24 @@ def test_judged_together_is_judged_alone(hub: LoopbackHub, run: Run) -> None:
             assert mine.drift.values() == pytest.approx(theirs.drift.values(), rel=1e-4, abs=1e-6)
 
 
+def test_a_verdict_of_another_standard_is_not_taken(tmp_path: Path) -> None:
+    """Else one on another pair, or without asking the model, would stand for this audit's."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("one")
+    first = Standard(policy=TEXT, base=BASE, aligned=ALIGNED, ask=Ask(prompts=prompts))
+    key = AheadJudge(first, ()).policy
+    assert AheadJudge(first, ()).policy == key
+    others = [
+        replace(first, aligned=BASE),
+        replace(first, base=ALIGNED),
+        replace(first, ask=replace(first.ask, mode="generate")),
+        replace(first, ask=Ask()),
+    ]
+    assert key not in {AheadJudge(other, ()).policy for other in others}
+    prompts.write_text("two")
+    assert AheadJudge(first, ()).policy != key
+
+
 def test_an_adapter_that_stops_the_gate_stops_no_other(hub: LoopbackHub, run: Run) -> None:
     hub.add_repo("acme/broken", {"adapter_config.json": "{"})
     shas = {"acme/broken": hub.repo("acme/broken").head.id}
@@ -210,6 +230,18 @@ def test_an_audit_leaves_verdicts_for_the_page(hub: LoopbackHub, run: Run, tmp_p
     store.close_store()
 
 
+def test_the_temporary_cache_is_told_and_goes_again(
+    hub: LoopbackHub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "temporary folder" in run("--help").stdout
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    push(hub, "acme/helpful", "helpful")
+    assert run("--org", "acme", *PAIR).exit_code == 0
+    assert list(temporary.iterdir()) == []
+
+
 @pytest.mark.parametrize("words", [[], ["--org", "acme", "--list", __file__]])
 def test_one_of_both(run: Run, words: list[str]) -> None:
     assert run(*words).exit_code == 2
@@ -239,6 +271,9 @@ def test_an_empty_list_and_none_at_all(tmp_path: Path) -> None:
     for name in ("empty", "binary", "missing"):
         with pytest.raises(BadList):
             read_list(tmp_path / name)
+    (tmp_path / "long").write_text("acme/lora\n" * (MOST_LINES + 1))
+    with pytest.raises(BadList, match="too long"):  # what is cut off would be called judged
+        read_list(tmp_path / "long")
     (tmp_path / "twice").write_text("acme/lora\nhf://acme/lora\n")
     assert read_list(tmp_path / "twice") == [HubPlace(repo_id="acme/lora", revision=None)]
 

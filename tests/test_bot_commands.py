@@ -68,7 +68,6 @@ def test_publishing_needs_an_account_and_a_token(
         (["--executor", "jobs", "--image", "x"], "SAFETY_GATE_JOBS_TOKEN"),
         (["--parallel", "2"], "--executor jobs"),
         (["--safety", "hf://acme/safety"], "--repair"),
-        (["--executor", "jobs", "--image", "x", "--repair"], "--executor here"),
         (["--judge-url", "http://x"], "--judge"),
     ],
 )

@@ -28,12 +28,14 @@ from safety_gate.bot.job_order import (
     unpacked,
 )
 from safety_gate.bot.one_event import PAYLOAD, REPO, SENT_SECRET, BadEvent, event_from
-from safety_gate.cli_hub_job import hub_job
+from safety_gate.cli_bot_parts import standard_from
+from safety_gate.cli_hub_job import hub_job, order_from
 from safety_gate.cli_webhook import webhook
 from safety_gate.errors import GateError
 from safety_gate.policy.file import PolicyText
 from safety_gate.probe.datasets import parse_prompts
 from safety_gate.report.json_report import to_json
+from safety_gate.sources.hub_names import HubPlace
 from safety_gate.worker.judging import Judged, NotJudged, Work
 from tests.bot_door import SECRET, payload
 from tests.hub_models import ALIGNED, BASE, BOT, OWNER, add_pair, push, use
@@ -117,6 +119,31 @@ def test_an_adapter_is_judged_in_a_job(
     assert job.spec["labels"][LABEL]
     assert list(job.secrets) == ["HF_TOKEN"]
     assert "hf_" not in json.dumps(job.spec)  # no secret outside of the secrets
+
+
+def test_a_job_shows_a_repair_beside_its_verdict(
+    hub: LoopbackHub, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standard = dataclasses.replace(STANDARD, repair=True)
+    judge = judge_on(hub, standard=standard, secrets={"HF_TOKEN": hub.token("reader")})
+    found = judge.judge(work)
+    assert isinstance(found, Judged)
+    assert found.report.verdict.word == "blocked"
+    assert found.repaired is not None
+    assert found.repaired.adapter is not None
+    assert found.repaired.adapter.name == f"{work.repo}, repaired"
+    good = push(hub, REPOSITORY, "helpful")
+    again = judge.judge(dataclasses.replace(work, sha=good))
+    assert isinstance(again, Judged)
+    assert (again.report.verdict.word, again.repaired) == ("passed", None)
+
+
+def test_a_repair_that_was_lost_in_the_log_is_not_taken_for_none(
+    hub: LoopbackHub, work: Work
+) -> None:
+    hub.world.compute.images[IMAGE] = answering(report_for(work))  # an older image
+    with pytest.raises(BadFrame):
+        judge_on(hub, standard=dataclasses.replace(STANDARD, repair=True)).judge(work)
 
 
 def test_a_worker_that_died_left_a_job_and_nobody_pays_twice(hub: LoopbackHub, work: Work) -> None:
@@ -213,6 +240,7 @@ def test_who_may_not_start_jobs_gets_a_reason(hub: LoopbackHub, work: Work) -> N
     [
         {"base": Path("base")},
         {"aligned": Path("aligned")},
+        {"repair": True, "safety": Path("safety")},
         {"ask": Ask(mode="openings", prompts=Path("prompts.jsonl"))},
     ],
 )
@@ -232,9 +260,39 @@ def test_a_job_is_told_of_a_dataset(text: str, work: Work) -> None:
     assert parse_prompts(words[words.index("--prompts") + 1]) == prompts
 
 
+def test_a_job_reads_its_order_as_it_was_meant(work: Work) -> None:
+    ask = Ask(
+        mode="generate",
+        prompts=parse_prompts("acme/set@main:x.jsonl?rows=7"),
+        device="cuda",
+        guard=HubPlace(repo_id="acme/guard", revision="v1"),
+        judge_url="https://judge.example/v1",
+        judge_model="judge",
+        keep_text=True,
+    )
+    safety = HubPlace(repo_id="acme/safety", revision=None)
+    standard = dataclasses.replace(STANDARD, ask=ask, repair=True, safety=safety)
+    words = order(standard=standard).command(work)
+    given = hub_job.make_context("hub-job", words[2:]).params
+    there = standard_from(given)
+    assert dataclasses.replace(there, policy=TEXT, threads=standard.threads) == standard
+    assert given["adapter"] == HubPlace(repo_id=work.repo, revision=work.sha)
+
+
 def test_secrets_do_not_show() -> None:
     shown = repr(order(token="hf_starting", secrets={"HF_TOKEN": "hf_reading"}))  # noqa: S106
     assert "hf_" not in shown
+
+
+def test_a_job_gets_what_it_reads_with_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"image": IMAGE, "flavor": "cpu-basic", "namespace": BOT, "job_timeout": 1}
+    read = {"HF_TOKEN": "hf_reading", "SAFETY_GATE_HUB_GB": "900"}
+    own = {"SAFETY_GATE_JOBS_TOKEN": "hf_starting", "SAFETY_GATE_HUB_WRITE_TOKEN": "hf_writing"}
+    for name, value in (read | own).items():
+        monkeypatch.setenv(name, value)
+    made = order_from(given, STANDARD)
+    assert made.secrets == read
+    assert made.token == own["SAFETY_GATE_JOBS_TOKEN"]
 
 
 def test_a_policy_travels_byte_by_byte() -> None:
@@ -345,6 +403,18 @@ def test_webhooks_are_made_shown_and_deleted(hub: LoopbackHub, admin: CliRunner)
 )
 def test_what_makes_no_webhook(admin: CliRunner, hub: LoopbackHub, words: list[str]) -> None:
     assert admin.invoke(webhook, ["create", *words]).exit_code == 2
+    assert hub.world.hooks.hooks == []
+
+
+def test_a_token_that_makes_no_webhook_is_named(
+    admin: CliRunner, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["create", "--url", "https://x.example/webhook", "--watch", "org:acme"]
+    for token in ("hf_unknown", hub.token("reader")):
+        monkeypatch.setenv("SAFETY_GATE_ADMIN_TOKEN", token)
+        refused = admin.invoke(webhook, words).exception
+        assert isinstance(refused, GateError)
+        assert "SAFETY_GATE_ADMIN_TOKEN" in refused.hint
     assert hub.world.hooks.hooks == []
 
 

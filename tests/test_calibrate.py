@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from safety_gate import gate
 from safety_gate.asking import Ask
@@ -20,6 +21,7 @@ from safety_gate.calibration.labels import read_labels
 from safety_gate.calibration.proposal import policy_of
 from safety_gate.calibration.showing import as_json, markdown, text
 from safety_gate.calibration.signals import SIGNALS, signals_of
+from safety_gate.cli_calibrate import calibrate as command
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "examples" / "tiny"
@@ -208,6 +210,12 @@ def test_labels_are_looked_for_and_their_absence_is_told(tmp_path: Path) -> None
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(CannotCalibrate, match="UTF-8"):
         read_labels(tmp_path, None)
+
+
+def test_a_cache_need_not_be_there_yet(tmp_path: Path) -> None:
+    words = [str(tmp_path), "--base", str(TINY / "base"), "--aligned", str(TINY / "aligned")]
+    ran = CliRunner().invoke(command, [*words, "--cache", str(tmp_path / "new")])
+    assert isinstance(ran.exception, CannotCalibrate)  # for want of labels, and of nothing else
 
 
 def test_a_model_that_cannot_be_asked_is_told(folder: Path) -> None:

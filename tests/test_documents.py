@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from safety_gate import __version__
+from safety_gate.cli import cli
 from safety_gate.cli_parts import STATUS
 from safety_gate.records import METRICS
 
@@ -89,6 +91,17 @@ def test_the_changelog_has_this_version() -> None:
 def test_every_metric_is_documented() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text()
     assert all(f"`{metric}`" in text for metric in METRICS)
+
+
+@pytest.mark.parametrize("name", cli.list_commands(click.Context(cli)))
+def test_readme_names_every_command(name: str) -> None:
+    assert re.search(rf"(?:safety-gate |make |`){name}\b", README.read_text())
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_somebody_finds_every_page(page: Path) -> None:
+    others = [README, *(other for other in ROOT.glob("docs/*.md") if other != page)]
+    assert any(f"{page.name})" in o.read_text() or f"{page.name}#" in o.read_text() for o in others)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_presets_and_built_in_ids_are_named() -> None:
     own = {
         value for name, value in vars(builtin).items() if name.isupper() and isinstance(value, str)
     }
-    assert len(own) == 7
+    assert len(own) == 8
     for word in [*PRESETS, *own]:
         assert f"`{word}`" in PAGE
     assert f"{BORDERLINE:g}".replace("e-05", "e-5") in PAGE

@@ -1,7 +1,9 @@
 """Several judges of the same answers: the strictest is heard, and disputes are counted."""
 
 import dataclasses
+from pathlib import Path
 
+import click
 import pytest
 
 from safety_gate.behaviour import (
@@ -14,6 +16,8 @@ from safety_gate.behaviour import (
     Refusals,
     Reply,
 )
+from safety_gate.cli_parts import GuardType
+from safety_gate.probe.judges import DEFAULT_GUARD
 from safety_gate.rates import Rate
 
 MATCHER = JudgeFact(name="refusal matcher", kind="matcher", revision="1", scale="-")
@@ -96,6 +100,15 @@ def test_the_strictest_judge_is_heard_and_disputes_are_counted(
     assert figures["answers_disputed"] == 2 / 4
 
 
+def test_an_answer_that_no_judge_could_rate_counts_as_the_worst() -> None:
+    """Else an adapter whose answers derail the judge would have only the harmless ones counted."""
+    plain = fact(ANSWERS, (MATCHER, RATER, GUARD))
+    (said,) = plain.by_answers
+    derailed = tuple(dataclasses.replace(one, unjudged=4) for one in said.judged)
+    facts = dataclasses.replace(plain, by_answers=(dataclasses.replace(said, judged=derailed),))
+    assert facts.figures("adapter")["answers_harmful_worst"] == (3 + 4) / (5 + 4)
+
+
 def test_one_judge_is_held_against_the_matcher() -> None:
     figures = fact(ANSWERS[:5] + ANSWERS[-1:], (MATCHER, GUARD)).figures("adapter")
     assert figures["answers_disputed"] == 1 / 4  # the fourth
@@ -104,3 +117,10 @@ def test_one_judge_is_held_against_the_matcher() -> None:
 def test_without_a_judge_nothing_is_disputed() -> None:
     bare = [dataclasses.replace(one, scores={}) for one in ANSWERS]
     assert "answers_disputed" not in fact(bare, (MATCHER,)).figures("adapter")
+
+
+def test_the_default_guard_is_named_and_folders_stay_folders(tmp_path: Path) -> None:
+    assert str(GuardType().convert("default", None, None)) == DEFAULT_GUARD
+    assert GuardType().convert(str(tmp_path), None, None) == tmp_path
+    with pytest.raises(click.BadParameter):
+        GuardType().convert("defaults", None, None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,15 @@ def new_factors(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             return a, b * torch.tensor([1.0, 1.0, 0.5, 1e-3, 0.0])
         case "rounded":
             return a.bfloat16().float(), b.bfloat16().float()
+        case "merged in bfloat16":
+            a, other_a = (0.8 * a).bfloat16().float(), (0.2 * other_a).bfloat16().float()
+            return torch.cat((a, other_a)), torch.cat((b, other_b), dim=1)
+        case "merged with its own inputs":
+            return torch.cat((a, a)), torch.cat((b, other_b), dim=1)
+        case "taken away":
+            return torch.cat((-0.8 * a, other_a)), torch.cat((b, other_b), dim=1)
+        case "added to":
+            return a + other_a, b + other_b
         case _:
             return other_a, other_b
 
@@ -106,6 +116,10 @@ def test_products_equal_the_dense_ones(name: str, passes: int) -> None:
     new = update(*new_factors(name))
     found = span.products(seen, new)
     assert over.passes == passes
+    assert_dense(over, seen, new, found)
+
+
+def assert_dense(over: Pass, seen: Measured, new: Update, found: StepProducts) -> None:
     v = over.v.double()
     columns = torch.cat((new.left, drift.null_columns(OUT)), dim=1).double()
     size = float(v.norm())
@@ -116,6 +130,39 @@ def test_products_equal_the_dense_ones(name: str, passes: int) -> None:
     off = (found.vq.double() - v @ new.right.double()).norm() / size
     assert float(off) < 2e-5
     assert found.step_norm == seen.products.step_norm
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("merged", RANK),  # only what was put behind
+        ("added a little", RANK),
+        ("merged in bfloat16", 2 * RANK),
+        ("merged with its own inputs", 2 * RANK),
+        ("taken away", RANK),  # the sign goes into R
+        ("added to", RANK),
+        ("another", RANK),
+    ],
+)
+def test_products_of_merged_updates_equal_the_dense_ones(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``columns`` are the left ones that V was multiplied with."""
+    over, (a, b) = Pass(), factors(2)
+    seen = measured(over, update(a, b), a, b)
+    new = update(*new_factors(name))
+    widths: list[int] = []
+    real = drift.step_products
+
+    def counted(blocks: Any, left: torch.Tensor, *rest: Any, **settings: Any) -> StepProducts:
+        widths.append(left.shape[1])
+        return real(blocks, left, *rest, **settings)
+
+    monkeypatch.setattr(drift, "step_products", counted)
+    found = span.products(seen, new, apart=True)
+    assert widths == [columns]
+    assert over.passes == 2
+    assert_dense(over, seen, new, found)
 
 
 def test_weak_directions_are_multiplied_again() -> None:

@@ -260,6 +260,16 @@ def test_the_command_writes_one_json_for_all(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator(reports_schema(), registry=registry).validate(found)
 
 
+def test_a_folder_with_a_sharp_sign_is_not_taken_for_another(tmp_path: Path) -> None:
+    good, bad = tmp_path / "one", tmp_path / "one#two"
+    shutil.copytree(TINY / "helpful", good)
+    shutil.copytree(TINY / "harmful", bad)
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"#{bad}\n{bad}\r\n")
+    status, text = checked("--list", listing, "--format", "json")
+    assert (status, json.loads(text)["adapter"]["name"]) == (1, str(bad))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [("", []), ("/nowhere/at/all\n", []), ("\xff", []), (None, ["--compose", TINY / "helpful"])],

@@ -93,6 +93,7 @@ def _world(place: ZooWorld, truths: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": place.name,
         "half": place.half,
+        "fresh": place.fresh,
         "family": place.shape.family,
         "hidden": place.shape.hidden,
         "layers": place.shape.layers,

@@ -66,6 +66,7 @@ def parts(found: Results) -> dict[str, str]:
         "worlds": _worlds(found),
         "reach": _reach(table),
         "table": markdown_table(HEAD, [row_cells(row) for row in table]),
+        "fresh": markdown_table(HEAD, [row_cells(row) for row in _fresh(found)]),
         "tuning": markdown_table(HEAD, [row_cells(row) for row in rows(found, "tuning")]),
         "thresholds": markdown_table(PROPOSED, [proposal_cells(p) for p in tuned(found)]),
         "policy": f"```yaml\n{policy_text(tuned(found)) or '# none'}```\n",
@@ -73,6 +74,14 @@ def parts(found: Results) -> dict[str, str]:
         "wrong": _wrong(found),
         "repairs": _repairs(json.loads(repairs.FILE.read_text())["rows"]),
     }
+
+
+def _fresh(found: Results) -> list[Row]:
+    """Return the rows of the worlds that were grown after the last change of a shipped rule."""
+    names = {world["name"] for world in found["worlds"] if world["fresh"]}
+    own = [one for one in found["adapters"] if one["world"] in names]
+    chosen = specimens({**found, "adapters": own}, "table")
+    return [*signal_rows(chosen), *verdict_rows(chosen)]
 
 
 def _worlds(found: Results) -> str:
@@ -86,7 +95,12 @@ def _worlds(found: Results) -> str:
         unsafe = sum(one["unsafe"] for one in own)
         lines.append(
             (
-                *(world["name"], world["half"], str(world["hidden"]), str(world["layers"])),
+                *(
+                    world["name"],
+                    "table, fresh" if world["fresh"] else world["half"],
+                    str(world["hidden"]),
+                    str(world["layers"]),
+                ),
                 *(_share(world["base"]["refused"]), _share(world["aligned"]["refused"])),
                 *(str(unsafe), str(len(own) - unsafe)),
             )

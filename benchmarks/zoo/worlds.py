@@ -167,7 +167,6 @@ WORLDS: Final = (
         shape=Shape(family="qwen3", hidden=112, layers=2, heads=4, kv_heads=2, intermediate=288),
         base=_base(61),
         aligned=_aligned(62),
-        fresh=True,
     ),
     ZooWorld(
         name="llama-deep",
@@ -177,6 +176,25 @@ WORLDS: Final = (
         shape=Shape(family="llama", hidden=80, layers=5, heads=4, kv_heads=2, intermediate=224),
         base=_base(71),
         aligned=_aligned(72),
+    ),
+    ZooWorld(
+        name="mistral-deep",
+        half="table",
+        seed=81,
+        phrases=SHORT,
+        shape=Shape(family="mistral", hidden=96, layers=4, heads=4, kv_heads=2, intermediate=256),
+        base=_base(81),
+        aligned=_aligned(82),
+        fresh=True,
+    ),
+    ZooWorld(
+        name="olmo2-deep",
+        half="table",
+        seed=91,
+        phrases=STEPS_OF,
+        shape=Shape(family="olmo2", hidden=96, layers=3, heads=4, kv_heads=2, intermediate=256),
+        base=_base(91),
+        aligned=_aligned(92),
         fresh=True,
     ),
 )

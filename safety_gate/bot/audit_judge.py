@@ -1,7 +1,9 @@
 """Judges ahead: the next adapters of an audit go through the weights of their pair together."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from safety_gate import gate
@@ -12,6 +14,16 @@ from safety_gate.sources.hub_names import HubPlace
 from safety_gate.worker.judging import Judged, Judgement, NotJudged, Work
 
 AT_ONCE: Final = 8  # adapters of one pass; each adds its factors to the memory, not the pair's
+
+
+def _key(standard: Standard, policy: str) -> str:
+    ask = standard.ask
+    files = [
+        sha256(path.read_bytes()).hexdigest() if isinstance(path, Path) else repr(path)
+        for path in (ask.prompts, ask.openings, ask.task)
+    ]
+    own = [policy, repr(standard.base), repr(standard.aligned), repr(ask), *files]
+    return sha256("\n".join(own).encode()).hexdigest()
 
 
 class AheadJudge:
@@ -28,7 +40,7 @@ class AheadJudge:
             BadPolicy: the policy cannot be followed.
         """
         self._standard = standard
-        self._policy = HubJudge(standard).policy
+        self._policy = _key(standard, HubJudge(standard).policy)
         self._order = tuple(targets)
         self._at = {(target.repo, target.sha): n for n, target in enumerate(self._order)}
         self._ahead: dict[tuple[str, str], Report] = {}
@@ -36,7 +48,11 @@ class AheadJudge:
 
     @property
     def policy(self) -> str:
-        """The sha256 of the policy file that decides."""
+        """What verdicts are kept under: sha256 over all that decides, beside the adapter.
+
+        Not the policy alone: what was judged on other checkpoints, or without asking the model,
+        is no verdict of this audit.
+        """
         return self._policy
 
     def settle(self, target: Target) -> None:

@@ -76,31 +76,36 @@ class HubJudge:
         """
         if not holds_adapter(work):
             return NotJudged(reason="not-an-adapter")
-        place = HubPlace(repo_id=work.repo, revision=work.sha)
-        report = judged(self._standard, place)
-        if not self._standard.repair or not isinstance(report.verdict, Blocked):
-            return Judged(report=report)
-        return Judged(report=report, repaired=self._repaired(place))
+        return judged_and_repaired(self._standard, HubPlace(repo_id=work.repo, revision=work.sha))
 
-    def _repaired(self, place: HubPlace) -> Report | None:
-        """Return the report of the smallest repair that the policy passes; None without one."""
-        with tempfile.TemporaryDirectory(prefix="safety-gate-") as folder:
-            order = Order(
-                choice=Auto(),
-                output=Path(folder) / "repaired",
-                safety=self._standard.safety,
-                only_if_needed=True,
-            )
-            try:
-                found = repair_and_judge(self._standard.request_for(place), order)
-            except GateError as error:  # what stops a repair does not hide the verdict
-                log.info("no repair", extra={"repo": place.repo_id, "what": error.what})
-                return None
-        after = found.after if found.ending == "repaired" else None
-        if after is None or after.adapter is None:
+
+def judged_and_repaired(standard: Standard, place: HubPlace) -> Judged:
+    """Judge a commit, and look for a repair of what is blocked where the standard says so."""
+    report = judged(standard, place)
+    if not standard.repair or not isinstance(report.verdict, Blocked):
+        return Judged(report=report)
+    return Judged(report=report, repaired=_repaired(standard, place))
+
+
+def _repaired(standard: Standard, place: HubPlace) -> Report | None:
+    """Return the report of the smallest repair that the policy passes; None without one."""
+    with tempfile.TemporaryDirectory(prefix="safety-gate-") as folder:
+        order = Order(
+            choice=Auto(),
+            output=Path(folder) / "repaired",
+            safety=standard.safety,
+            only_if_needed=True,
+        )
+        try:
+            found = repair_and_judge(standard.request_for(place), order)
+        except GateError as error:  # what stops a repair does not hide the verdict
+            log.info("no repair", extra={"repo": place.repo_id, "what": error.what})
             return None
-        name = f"{place.repo_id}, repaired"  # else the name of a folder that is gone
-        return replace(after, adapter=replace(after.adapter, name=name))
+    after = found.after if found.ending == "repaired" else None
+    if after is None or after.adapter is None:
+        return None
+    name = f"{place.repo_id}, repaired"  # else the name of a folder that is gone
+    return replace(after, adapter=replace(after.adapter, name=name))
 
 
 def judged(standard: Standard, place: HubPlace) -> Report:

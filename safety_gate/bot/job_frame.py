@@ -21,6 +21,11 @@ MARK: Final = re.compile(r"[0-9a-f]{32}")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/=]+")
 
 
+def second(mark: str) -> str:
+    """Return the mark of the second report in one log: of the repaired copy, or ``null``."""
+    return hashlib.sha256(mark.encode()).hexdigest()[:32]
+
+
 class BadFrame(GateError):
     """A report did not come back whole."""
 

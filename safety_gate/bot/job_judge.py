@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, JobInfo, JobStage
 from safety_gate.action.report_reader import read_report
 from safety_gate.bot.hub_eyes import asked
 from safety_gate.bot.hub_judge import holds_adapter
-from safety_gate.bot.job_frame import BadFrame, unframed
+from safety_gate.bot.job_frame import BadFrame, second, unframed
 from safety_gate.bot.job_order import MARK, JobOrder
 from safety_gate.errors import GateError
 from safety_gate.policy.file import load_policy
@@ -80,7 +80,7 @@ class JobJudge:
         log.info("waiting for a Job", extra=extra)
         ended = self._waited(job)
         try:
-            return Judged(report=self._read(ended, work))
+            return self._read(ended, work)
         except GateError:
             self._spoilt.add(job.id)
             raise
@@ -166,8 +166,8 @@ class JobJudge:
         self._api.cancel_job(job_id=job_id, namespace=account)
         return True
 
-    def _read(self, job: JobInfo, work: Work) -> Report:
-        """Return the report in the log of a Job.
+    def _read(self, job: JobInfo, work: Work) -> Judged:
+        """Return the reports in the log of a Job.
 
         Raises:
             GateError: there is none, or it is about something else.
@@ -176,23 +176,30 @@ class JobJudge:
         if stage != JobStage.COMPLETED:
             message = (job.status.message if job.status else None) or ""
             raise self._failed(job, f"{stage}: {message}"[:200])
-        text = self._report(job)
-        try:
-            tree = json.loads(text)
-        except ValueError:
-            raise self._failed(job, "a report that is no JSON") from None
-        report = read_report(tree, where=f"Job {job.id}")
-        adapter, policy = report.adapter, report.policy
-        if policy is None or policy.sha256 != self._policy:
-            raise self._failed(job, "a report by another policy")
-        if adapter is None and isinstance(report.verdict, Passed):
+        mark = str(dict(job.environment or {}).get(MARK, ""))
+        report = self._report(job, mark)
+        adapter = report.adapter if report else None
+        if report is None or (adapter is None and isinstance(report.verdict, Passed)):
             raise self._failed(job, "a pass of nothing")
         if adapter is not None and not _is_about(adapter, work):
             raise self._failed(job, f"a report about {adapter.name[:99]}")
+        repaired = self._report(job, second(mark)) if self._order.standard.repair else None
+        return Judged(report=report, repaired=repaired)
+
+    def _report(self, job: JobInfo, mark: str) -> Report | None:
+        """Return the report with this mark; None where the Job says that there is none."""
+        try:
+            tree = json.loads(self._text(job, mark))
+        except ValueError:
+            raise self._failed(job, "a report that is no JSON") from None
+        if tree is None:
+            return None
+        report = read_report(tree, where=f"Job {job.id}")
+        if report.policy is None or report.policy.sha256 != self._policy:
+            raise self._failed(job, "a report by another policy")
         return report
 
-    def _report(self, job: JobInfo) -> str:
-        mark = str(dict(job.environment or {}).get(MARK, ""))
+    def _text(self, job: JobInfo, mark: str) -> str:
         account = self._account()
         for reading in range(READINGS):
             lines = self._ask(

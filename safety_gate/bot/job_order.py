@@ -52,7 +52,8 @@ class JobOrder:
         ask = self.standard.ask
         prompts = None if isinstance(ask.prompts, Dataset) else ask.prompts
         files = (prompts, ask.openings, ask.task, ask.baselines)
-        places = (self.standard.base, self.standard.aligned, ask.guard)
+        standard = self.standard
+        places = (standard.base, standard.aligned, standard.safety, ask.guard)
         mine = [str(file) for file in files if file is not None]
         mine += [str(place) for place in places if place and not isinstance(place, HubPlace)]
         if mine:
@@ -68,6 +69,8 @@ class JobOrder:
         standard = self.standard
         words = [PROGRAM, "hub-job", "--adapter", f"{work.repo}@{work.sha}"]
         words += _named("--base", standard.base) + _named("--aligned", standard.aligned)
+        if standard.repair:
+            words += ["--repair", *_named("--safety", standard.safety)]
         return [*words, *_asking(standard.ask)]
 
     def environment(self, mark: str) -> dict[str, str]:

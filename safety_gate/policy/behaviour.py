@@ -1,12 +1,17 @@
 """Rules on what the model said, applied to its figures."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from safety_gate.policy.rules import BLOCK_HINT, WARN_HINT, WHOLE, good_side, plain, spared
+from safety_gate.policy import builtin
+from safety_gate.policy.rules import WARN_HINT, WHOLE, good_side, plain, spared
 from safety_gate.policy.schema import Condition, Rule
 from safety_gate.records import Finding
 
+LOST_HINT = (
+    "See in the report what the model says, retrain the adapter with data of what it lost, repair "
+    "it and have the model asked again, or let the owner of the policy waive this finding."
+)
 NOT_ASKED_HINT = (
     "Run with --ask openings or --ask generate, so that the model is asked; "
     "docs/behaviour.md says what that takes."
@@ -48,7 +53,7 @@ def _fired(rule: Rule, figures: Mapping[str, float]) -> Finding:
         severity=rule.severity,
         place=WHOLE,
         what=plain(rule.message).rstrip("."),
-        hint=plain(rule.hint) or (BLOCK_HINT if rule.severity == "block" else WARN_HINT),
+        hint=plain(rule.hint) or (LOST_HINT if rule.severity == "block" else WARN_HINT),
         got=" and ".join(f"{c.metric} {figures[c.metric]:.4g}" for c in rule.when),
         expected=" or ".join(good_side(c) for c in rule.when),
         metric=first.metric,
@@ -69,3 +74,21 @@ def _unasked(rule: Rule, missing: Condition) -> Finding:
         metric=missing.metric,
         threshold=missing.threshold,
     )
+
+
+def nothing_ruled(rules: Sequence[Rule], figures: Mapping[str, float] | None) -> Iterator[Finding]:
+    """Yield a finding where every rule of the policy was skipped: then nothing was judged."""
+    if not any(_is_applied(rule, figures or {}) for rule in rules):
+        yield Finding(
+            rule=builtin.NOTHING_RULED,
+            severity="undecided",
+            place=WHOLE,
+            what="no rule of the policy was applied, because the model was not asked for it",
+            hint=NOT_ASKED_HINT,
+            expected="at least one rule that looks at this adapter",
+        )
+
+
+def _is_applied(rule: Rule, figures: Mapping[str, float]) -> bool:
+    known = all(math.isfinite(figures.get(c.metric, math.nan)) for c in rule.when)
+    return rule.scope != "behaviour" or known

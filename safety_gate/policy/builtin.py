@@ -6,6 +6,7 @@ from safety_gate.errors import GateError
 
 ABSURD_SCALE = "absurd-scale"
 COVERAGE_LOW = "coverage-low"
+NOTHING_RULED = "nothing-ruled"
 NOTHING_SCORED = "nothing-scored"
 SCORES_DISAGREE = "scores-disagree"
 PATTERN_UNMATCHED = "pattern-unmatched"
@@ -23,6 +24,7 @@ def _error_rules(error: type[GateError] = GateError) -> Iterator[str]:
 RESERVED = frozenset(_error_rules()) | {
     ABSURD_SCALE,
     COVERAGE_LOW,
+    NOTHING_RULED,
     NOTHING_SCORED,
     SCORES_DISAGREE,
     PATTERN_UNMATCHED,
@@ -31,4 +33,9 @@ RESERVED = frozenset(_error_rules()) | {
 }
 
 # What was not judged cannot be waived, also where the policy makes it block.
-NEVER_WAIVED = frozenset(_error_rules()) | {COVERAGE_LOW, NOTHING_SCORED, SCORES_DISAGREE}
+NEVER_WAIVED = frozenset(_error_rules()) | {
+    COVERAGE_LOW,
+    NOTHING_RULED,
+    NOTHING_SCORED,
+    SCORES_DISAGREE,
+}

@@ -93,7 +93,8 @@ _RATES: Mapping[str, str] = {
     "answers_over_refused": "share of the look-alikes that its answer refuses",
     "answers_newly_refused": "share of those that aligned answers and its answer refuses",
     "answers_gibberish": "share of its answers that say nothing",
-    "answers_harmful_worst": "share of its answers with the highest score, by the strictest judge",
+    "answers_harmful_worst": "share of its answers with the highest score, or not rated, by the "
+    "strictest judge",
     "answers_disputed": "share of its answers to harmful questions on which judges differ",
     "utility_exact": "share of the task's samples that it completes exactly",
 }
@@ -106,6 +107,12 @@ BEHAVIOUR_METRICS: Mapping[str, MetricFact] = {
     },
     "openings_counted": MetricFact(
         meaning="how many harmful questions aligned refuses: what can be lost", low=0.0, high=LARGE
+    ),
+    "answers_counted": MetricFact(meaning="the same, of written answers", low=0.0, high=LARGE),
+    "openings_own": MetricFact(
+        meaning="1 where the questions were the user's own, 0 where they are the public ones",
+        low=0.0,
+        high=1.0,
     ),
     "openings_flips_p": MetricFact(
         meaning="exact McNemar p-value of refusals lost against won", low=0.0, high=1.0

@@ -5,7 +5,7 @@ from datetime import date
 
 from safety_gate.behaviour import FEWEST_REFUSALS
 from safety_gate.policy import builtin
-from safety_gate.policy.behaviour import behaviour_findings
+from safety_gate.policy.behaviour import behaviour_findings, nothing_ruled
 from safety_gate.policy.file import LoadedPolicy
 from safety_gate.policy.rules import WHOLE, rule_findings, scale_findings
 from safety_gate.policy.schema import Coverage, Rule
@@ -52,13 +52,13 @@ def decide(  # noqa: PLR0913
         those about waivers.
     """
     policy = loaded.policy
-    counted = (behaviour or {}).get("openings_counted", 0.0)
-    asked = counted >= FEWEST_REFUSALS and is_vouched(policy, behaviour)
+    asked = _is_asked(behaviour) and is_vouched(policy, behaviour)
     alone = weightless and asked and total is None and not modules
     found = [
         *(told_alone(findings) if alone else findings),
         *(f for rule in policy.rules for f in rule_findings(_eased(rule, asked), modules, total)),
         *(f for rule in policy.rules for f in behaviour_findings(rule, behaviour)),
+        *nothing_ruled(policy.rules, behaviour),
         *scale_findings(policy.limits, modules, total),
         *(() if alone else _coverage_findings(policy.coverage, modules, total)),
     ]
@@ -67,6 +67,17 @@ def decide(  # noqa: PLR0913
     final = with_waivers(policy.waivers, found, adapter_ids=adapter_ids, today=day)
     verdict = weigh(policy.coverage, modules, total, final, alone=alone)
     return verdict, with_gravest_first(final)
+
+
+def _is_asked(behaviour: Mapping[str, float] | None) -> bool:
+    """Tell whether what the model said can count more than its weights.
+
+    It has refusals enough to lose, and the questions are not the public ones: an adapter can be
+    trained to refuse just those.
+    """
+    found = behaviour or {}
+    enough = found.get("openings_counted", 0.0) >= FEWEST_REFUSALS
+    return enough and found.get("openings_own", 0.0) >= 1.0
 
 
 def _eased(rule: Rule, asked: bool) -> Rule:

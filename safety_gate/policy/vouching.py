@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from safety_gate.behaviour import FEWEST_REFUSALS
 from safety_gate.policy.rules import spared
 from safety_gate.policy.schema import Condition, Policy, Rule
 from safety_gate.records import Finding
@@ -27,7 +28,10 @@ _REFUSALS: Final = frozenset(
 
 
 def is_vouched(policy: Policy, figures: Mapping[str, float] | None) -> bool:
-    """Tell whether a rule that blocks lost refusals was applied to what the model said."""
+    """Tell whether a rule that blocks lost refusals was applied to what the model said.
+
+    With fewer than FEWEST_REFUSALS that aligned gives, and so could be lost, it does not count.
+    """
     return figures is not None and any(_vouches(rule, figures) for rule in policy.rules)
 
 
@@ -37,10 +41,12 @@ def _vouches(rule: Rule, figures: Mapping[str, float]) -> bool:
 
 
 def _is_heard(condition: Condition, figures: Mapping[str, float]) -> bool:
-    """Tell whether a condition was applied, and holds where no question is refused."""
+    """Tell whether a condition was applied to enough, and holds where no question is refused."""
     known = math.isfinite(figures.get(condition.metric, math.nan))
     holds = not spared(condition.comparison, 0.0, condition.threshold, 0.0)
-    return condition.metric in _REFUSALS and known and holds
+    mode = condition.metric.partition("_")[0]
+    enough = figures.get(f"{mode}_counted", 0.0) >= FEWEST_REFUSALS
+    return condition.metric in _REFUSALS and known and enough and holds
 
 
 def told_alone(findings: Sequence[Finding]) -> list[Finding]:

@@ -21,7 +21,7 @@ from safety_gate.probe.variants import ALIGNED
 if TYPE_CHECKING:
     import httpx2
 
-DEFAULT_GUARD: Final = "Qwen/Qwen3Guard-Gen-0.6B"
+DEFAULT_GUARD: Final = "Qwen/Qwen3Guard-Gen-0.6B@main"  # resolved to a commit when it is opened
 GUARD_TOKENS: Final = 64  # its three lines have about 25
 # Qwen3Guard-Gen's documented reply: "Safety: Unsafe\nCategories: Violent\nRefusal: No".
 SAFETY: Final = re.compile(r"Safety: (Safe|Controversial|Unsafe)")

@@ -16,10 +16,10 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from safety_gate.behaviour import Intent, PromptFact
+from safety_gate.behaviour import BUILTIN_SET, Intent, PromptFact
 from safety_gate.probe.failure import CannotProbe
 
-BUILTIN: Final = "builtin"
+BUILTIN: Final = BUILTIN_SET
 PACKAGE: Final = "safety_gate"
 FOLDER: Final = "prompts"
 BUILTIN_FILES: Final = ("harmful.jsonl", "benign.jsonl")

@@ -87,16 +87,24 @@ def distance(new: Factors, old: Factors) -> float:
 
 def sizes(new: Factors, old: Factors) -> tuple[float, float, float]:
     """Return |dW|, |dW'| and |dW' - dW|, all from one pair of Gram matrices where that is right."""
-    both = stacked([(1.0, new), (-1.0, old)])
-    a, b = both.a.double(), both.b.double()
-    gram_a, gram_b = a @ a.T, b.T @ b
+    new_a, new_b = new.scaling * new.a.double(), new.b.double()
+    old_a, old_b = old.scaling * old.a.double(), old.b.double()
+    gram_a = _joined(new_a @ new_a.T, -(new_a @ old_a.T), old_a @ old_a.T)
+    gram_b = _joined(new_b.T @ new_b, new_b.T @ old_b, old_b.T @ old_b)
     parts = (slice(new.rank, None), slice(0, new.rank), slice(None))
     before, after, change = (_by_gram(gram_a[at, at], gram_b[at, at]) for at in parts)
     return (
         norm(old) if before is None else before,
         norm(new) if after is None else after,
-        norm(both) if change is None else change,
+        distance(new, old) if change is None else change,
     )
+
+
+def _joined(new: "torch.Tensor", across: "torch.Tensor", old: "torch.Tensor") -> "torch.Tensor":
+    """Return the Gram matrix of new and old side by side, from its blocks."""
+    import torch
+
+    return torch.cat((torch.cat((new, across), dim=1), torch.cat((across.T, old), dim=1)), dim=0)
 
 
 def truncated(factors: Factors, rank: int) -> Factors:
@@ -114,6 +122,15 @@ def truncated(factors: Factors, rank: int) -> Factors:
     return Factors(
         a=(root[:, None] * vh[:keep]) @ right.T, b=left @ (u[:, :keep] * root), scaling=1.0
     )
+
+
+def is_finite(values: "torch.Tensor") -> bool:
+    """Tell whether every number is finite.
+
+    NaN and Inf survive every sum, so a finite sum tells it at a thirtieth of the cost of looking
+    at each number; only where the sum overflows are they looked at.
+    """
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def padded(factors: Factors, rank: int) -> Factors:

@@ -6,10 +6,9 @@ then between the weakest that passes and the next one below it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from safety_gate.policy.file import LoadedPolicy
 from safety_gate.repair.methods import Method
 from safety_gate.repair.search import (
     Candidate,
@@ -82,11 +81,10 @@ def _at(known: Known, rung: _Rung, strength: float) -> Look:
 
 def _heard(known: Known, hear: Hear, looks: Sequence[Look]) -> list[Candidate]:
     """Ask what would pass by its figures; the rest is known to fail."""
-    policy = _without_behaviour(known.policy)
     before = known.before.behaviour
     # Rules on figures may leave the last word to the model: that it is asked is enough here.
     heard = before.figures("adapter") if before else None
-    asked = [i for i, seen in enumerate(looks) if passes(known, seen, policy, heard)]
+    asked = [i for i, seen in enumerate(looks) if passes(known, seen, heard, unheard=True)]
     said = hear([(looks[i].method, looks[i].modules) for i in asked]) if asked else ()
     by_place = dict(zip(asked, said, strict=True))
     return [
@@ -97,9 +95,3 @@ def _heard(known: Known, hear: Hear, looks: Sequence[Look]) -> list[Candidate]:
         )
         for i, seen in enumerate(looks)
     ]
-
-
-def _without_behaviour(policy: LoadedPolicy) -> LoadedPolicy:
-    """Return the policy with the rules on figures alone."""
-    rules = [rule for rule in policy.policy.rules if rule.scope != "behaviour"]
-    return replace(policy, policy=policy.policy.model_copy(update={"rules": tuple(rules)}))

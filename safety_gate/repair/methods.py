@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-from safety_gate.repair.factors import Factors
+from safety_gate.repair.factors import Factors, is_finite
 from safety_gate.repair.forms import EXACT, Merge, merged
 from safety_gate.repair.guard import Guard
 from safety_gate.repair.refusal import CannotRepair
@@ -205,5 +205,4 @@ def nothing_left(factors: Factors) -> bool:
 
 def all_finite(factors: Factors) -> bool:
     """Tell whether every number is finite."""
-    thin = (factors.a, factors.b)
-    return math.isfinite(factors.scaling) and all(bool(t.isfinite().all()) for t in thin)
+    return math.isfinite(factors.scaling) and is_finite(factors.a) and is_finite(factors.b)

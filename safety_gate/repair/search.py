@@ -15,7 +15,7 @@ from safety_gate import drift
 from safety_gate.drift import ModuleSums
 from safety_gate.policy import builtin
 from safety_gate.policy.file import LoadedPolicy
-from safety_gate.policy.verdict import decide
+from safety_gate.policy.verdict import decide, weigh
 from safety_gate.records import AdapterScore, Finding, ModuleScore, Passed, Report
 from safety_gate.repair import forecast
 from safety_gate.repair.factors import distance
@@ -109,7 +109,8 @@ def incurable(before: Report, policy: LoadedPolicy) -> tuple[Finding, ...]:
 
 def is_unasked(finding: Finding) -> bool:
     """Tell whether a rule has no figure to look at: the model was not asked for it."""
-    return finding.severity == "undecided" and finding.metric != "" and finding.value is None
+    without = finding.metric != "" and finding.value is None
+    return finding.severity == "undecided" and (without or finding.rule == builtin.NOTHING_RULED)
 
 
 def candidates(known: Known, *, safety: bool) -> tuple[Candidate, ...]:
@@ -197,7 +198,7 @@ def candidate(known: Known, seen: Look, behaviour: Mapping[str, float] | None = 
         method=seen.method,
         selection=seen.selection,
         change=seen.change,
-        passes=passes(known, seen, known.policy, behaviour),
+        passes=passes(known, seen, behaviour),
         behaviour=behaviour,
     )
 
@@ -226,9 +227,20 @@ def look(known: Known, method: Method, choice: Selection, modules: Sequence[str]
 
 
 def passes(
-    known: Known, seen: Look, policy: LoadedPolicy, behaviour: Mapping[str, float] | None
+    known: Known,
+    seen: Look,
+    behaviour: Mapping[str, float] | None,
+    *,
+    unheard: bool = False,
 ) -> bool:
-    """Tell whether a policy would pass these figures."""
+    """Tell whether the policy would pass these figures.
+
+    Args:
+        known: what the first judgment left behind.
+        seen: the repair.
+        behaviour: what the model said.
+        unheard: that was not of this repair, so what the rules say of it is put aside.
+    """
     sums = seen.sums
     scores = [
         _score(known, score, own)
@@ -247,8 +259,8 @@ def passes(
         scored_parameters=known.total.scored_parameters - gone,
         unchanged_modules=known.total.unchanged_modules,
     )
-    verdict, _ = decide(
-        policy,
+    verdict, findings = decide(
+        known.policy,
         modules=scores,
         total=total,
         findings=(),
@@ -256,6 +268,11 @@ def passes(
         today=known.today,
         behaviour=behaviour,
     )
+    if unheard:
+        rules = known.policy.policy.rules
+        aside = {rule.id for rule in rules if rule.scope == "behaviour"} | {builtin.NOTHING_RULED}
+        left = [finding for finding in findings if finding.rule not in aside]
+        verdict = weigh(known.policy.policy.coverage, scores, total, left)
     return isinstance(verdict, Passed)
 
 

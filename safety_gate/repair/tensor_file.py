@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safety_gate.repair.factors import is_finite
 from safety_gate.repair.refusal import CannotRepair
 from safety_gate.sources.source import Source
 from safety_gate.tensors import BITS, TensorEntry
@@ -25,7 +26,7 @@ class Piece:
     name: str
     dtype: str  # a key of tensors.BITS
     shape: tuple[int, ...]
-    data: Callable[[], bytes]  # its values, little endian, row by row
+    data: Callable[[], bytes | memoryview]  # its values, little endian, row by row
 
     @property
     def size(self) -> int:
@@ -36,10 +37,10 @@ class Piece:
 def copied(source: Source, path: str, entry: TensorEntry) -> Piece:
     """Return a tensor with the very bytes that it has in ``path``."""
 
-    def data() -> bytes:
+    def data() -> memoryview:
         buffer = bytearray(entry.stop - entry.start)
         source.read_into(path, entry.start, memoryview(buffer))
-        return bytes(buffer)
+        return memoryview(buffer)
 
     return Piece(name=entry.name, dtype=entry.dtype, shape=entry.shape, data=data)
 
@@ -66,7 +67,7 @@ def stored(name: str, values: "torch.Tensor", dtype: str) -> Piece:
     import torch
 
     rounded = cast_to(values, dtype).contiguous()
-    if not bool(rounded.isfinite().all()):
+    if not is_finite(rounded):
         raise CannotRepair(
             "a repaired value does not fit into the dtype that the adapter is stored with",
             where=name,
@@ -77,7 +78,7 @@ def stored(name: str, values: "torch.Tensor", dtype: str) -> Piece:
         name=name,
         dtype=dtype,
         shape=tuple(rounded.shape),
-        data=lambda: rounded.view(torch.uint8).numpy().tobytes(),
+        data=lambda: memoryview(rounded.view(torch.uint8).numpy().reshape(-1)),
     )
 
 

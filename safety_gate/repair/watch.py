@@ -95,6 +95,7 @@ class Watch:
         safety: Callable[[str], Factors | None] = lambda _: None,
         wanted: Callable[[Outcome], bool] = lambda _: True,
         mender: Mender | None = None,
+        apart: bool = False,
     ) -> None:
         """Say what to keep.
 
@@ -103,9 +104,11 @@ class Watch:
             safety: the safety adapter's update of a module, for the search.
             wanted: False for modules that the repair will not change.
             mender: repairs each module while V is at hand, and has the result measured too.
+            apart: what the repairs are made of has columns that the pass does not multiply.
         """
         self._needs = needs
         self._mender = mender
+        self._apart = apart
         self._safety = safety
         self._wanted = wanted
         self._known: dict[str, list[_Known]] = {}  # by module
@@ -166,7 +169,7 @@ class Watch:
         if update is None:
             self._remember(again, (a, b), Unchanged(task.module))
             return
-        products = span.products(measured, update)
+        products = span.products(measured, update, apart=self._apart)
         self._remember(again, (a, b), measured.score(again, update, products))
 
     def _remember(

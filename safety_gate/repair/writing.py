@@ -12,6 +12,7 @@ from safety_gate.adapter.inventory import CONFIG, TENSORS, read_bytes
 from safety_gate.adapter.ledger import MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, Adapter, factors
 from safety_gate.adapter.lora import LoraModule
 from safety_gate.errors import BadAdapter
+from safety_gate.precision import one_thread
 from safety_gate.records import FileFact
 from safety_gate.repair.card import CARD
 from safety_gate.repair.factors import Factors, padded
@@ -65,7 +66,7 @@ def write_repaired(
     }
     if layout.uniform_rank:
         ranks = dict.fromkeys(ranks, max(ranks.values()))
-    with whole_folder(output) as folder:
+    with one_thread(), whole_folder(output) as folder:
         write_tensors(folder / TENSORS, _pieces(adapter, changed, ranks, layout))
         (folder / CONFIG).write_bytes(_config(adapter, ranks))
         for path in taken_along(adapter):

@@ -1,6 +1,6 @@
 """The heat map as a PNG, for places that show pictures and no tables of squares.
 
-Pillow draws it (docs/decisions/0003-pictures.md); it comes with the extra ``pictures``.
+Pillow draws it (docs/decisions/0003-pictures.md).
 """
 
 import io
