@@ -78,7 +78,7 @@ def stored(name: str, values: "torch.Tensor", dtype: str) -> Piece:
         name=name,
         dtype=dtype,
         shape=tuple(rounded.shape),
-        data=lambda: memoryview(rounded.view(torch.uint8).numpy().reshape(-1)),
+        data=lambda: rounded.view(torch.uint8).numpy().reshape(-1).data,
     )
 
 
