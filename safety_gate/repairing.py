@@ -55,6 +55,7 @@ def repair_and_judge(
             refusal = _guarded(request, order, bench, opener)
         watch = Watch(Needs()) if refusal else _watch(order, bench)
         before = gate.judge(request, progress, watch)
+        watch.fill()
         bench.check(before)
         run = _Run(request, order, bench, opener, watch, before, private, progress)
         try:
@@ -285,7 +286,9 @@ class _Run:
         self, shop: Shop, work: Work, tried: Sequence[Attempt], *, why: str = ""
     ) -> Repaired:
         """Write the folder and judge it from its files; with no change it is a copy."""
+        self.bench.close_safety()
         write(shop, work, self.order.output)
+        self.bench.adapter.close()  # its room is free for the copy of the new one
         rules = gate.policy_of(self.request).policy.rules
         ruled = any(rule.scope == "behaviour" for rule in rules)
         after = settled(self.before, self._judged(self.order.output, work), ruled=ruled)

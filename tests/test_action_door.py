@@ -70,7 +70,7 @@ def test_process_ends_with_the_verdict(job: JobFiles, server: LoopbackGitHub) ->
     assert done.stderr == ""
     assert job.outputs()["verdict"] == "undecided"
     heard = hear(done.stdout)
-    assert "base checkpoint is not named" in heard.of("error")[1].data
+    assert "does not say which model it was trained on" in heard.of("error")[1].data
     assert job.environment["INPUT_GITHUB-TOKEN"] not in heard.text
     assert len(server.world.repositories[REPOSITORY].comments[7]) == 1
 

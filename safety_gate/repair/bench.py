@@ -54,6 +54,11 @@ class Bench:
             return None
         return Factors(*factors(self.safety, found[0]), found[0].scaling)
 
+    def close_safety(self) -> None:
+        """Let go of the safety adapter's private copy, once every repair is made."""
+        if self.safety is not None:
+            self.safety.close()
+
     def check_pair(self, before: Report, after: Report) -> None:
         """Hold the checkpoints against their start: what was measured once is not read again.
 

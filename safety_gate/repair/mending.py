@@ -122,6 +122,8 @@ def _rounding(rough: Factors, fine: Factors) -> float:
     B'A' - BA = (B' - B)A + B'(A' - A): the small differences are formed first, so that the Gram
     sum of what is left has nothing to cancel.
     """
+    if rough.a is fine.a and rough.b is fine.b:  # stored as they were computed
+        return 0.0
     step_a = rough.a.double() - fine.a.double()
     step_b = rough.b.double() - fine.b.double()
     if not (bool(step_a.any()) or bool(step_b.any())):

@@ -111,6 +111,7 @@ class Watch:
         self._apart = apart
         self._safety = safety
         self._wanted = wanted
+        self._full = False
         self._known: dict[str, list[_Known]] = {}  # by module
         self.sights: dict[str, Sight] = {}
         self.frames: dict[str, Frame] = {}
@@ -121,6 +122,13 @@ class Watch:
     def exact(self) -> bool:
         """Tell whether the products must be those of float32: they go into weights."""
         return self._needs.sight or self._needs.frames
+
+    def fill(self) -> None:
+        """Say that the first judgment is over: what later ones see is no part of the repair.
+
+        A judged candidate would otherwise take the place of the adapter that the next is made of.
+        """
+        self._full = True
 
     def recall(self, task: ModuleTask) -> Outcome | None:
         """Return the outcome of the same factors in the same place."""
@@ -134,7 +142,7 @@ class Watch:
         """Keep the outcome, and the products of a module that was scored."""
         outcome = measured.outcome
         self._remember(measured.task, measured.factors, outcome)
-        if not isinstance(outcome, Scored):
+        if self._full or not isinstance(outcome, Scored):
             return
         module = measured.task.module
         self.sums[module] = outcome.sums
