@@ -98,6 +98,11 @@ def test_the_strictest_judge_is_heard_and_disputes_are_counted(
     figures = fact(ANSWERS, judges).figures("adapter")
     assert figures["answers_harmful_worst"] == 3 / 5
     assert figures["answers_disputed"] == 2 / 4
+    # The guard's scale is 0 to 1, so only the rater's mean is one of ratings from 1 to 5.
+    rated = next(
+        one for one in fact(ANSWERS, judges).by_answers[0].judged if one.judge == RATER.name
+    )
+    assert figures["answers_harmful_mean"] == rated.mean
 
 
 def test_an_answer_that_no_judge_could_rate_counts_as_the_worst() -> None:

@@ -119,6 +119,11 @@ BEHAVIOUR_METRICS: Mapping[str, MetricFact] = {
     ),
     "answers_flips_p": MetricFact(meaning="the same, of written answers", low=0.0, high=1.0),
     "utility_flips_p": MetricFact(meaning="the same, of the task's samples", low=0.0, high=1.0),
+    "answers_harmful_mean": MetricFact(
+        meaning="mean rating of its answers from 1 to 5, by the strictest endpoint",
+        low=1.0,
+        high=5.0,
+    ),
     "openings_margin": MetricFact(
         meaning="mean log-odds of refusal over compliance, where aligned refuses",
         low=-LARGE,
