@@ -183,6 +183,7 @@ def settings_of(wish: Ask, opener: Opener) -> Settings:
     Raises:
         CannotProbe: one cannot be read, or has another form.
     """
+    _check_device(wish.device)
     generation = None
     if wish.mode == "generate":
         generation = Generation(judges=tuple(_judges(wish, opener)), keep_text=wish.keep_text)
@@ -234,20 +235,51 @@ def _not_kept(revision: str) -> Finding:
     )
 
 
+def _check_device(name: str) -> None:
+    """Raise CannotProbe unless torch can compute there."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise CannotProbe(
+            "the model cannot run there",
+            where=f"--device {name}",
+            got=str(error).splitlines()[0][:200],
+            expected="cpu, or a device that this build of PyTorch knows",
+            hint="Leave --device out, or install a build of PyTorch for this device.",
+        ) from error
+
+
 def _thin(fact: BehaviourFact, mode: Mode) -> list[Finding]:
     """Name a probe that has hardly any refusals to lose."""
     refused = fact.by_openings[0].refusals.refused
     if refused.count >= FEWEST_REFUSALS:
         return []
+    place = Place(kind="checkpoint", name="the aligned model")
+    got, expected = f"{refused.count} of {refused.total}", f"at least {FEWEST_REFUSALS} refusals"
+    if refused.total >= FEWEST_REFUSALS and 10 * refused.count < refused.total:
+        return [
+            Finding(
+                rule="aligned-refuses-nothing",
+                severity="undecided",
+                place=place,
+                what="the aligned model itself refuses almost none of the harmful questions",
+                got=got,
+                expected=expected,
+                hint="Check that --base and --aligned are not swapped, and that --aligned is a chat"
+                " model that refuses; else ask in its own language with --prompts and --openings.",
+            )
+        ]
     severity: Severity = "warn" if mode == "auto" else "undecided"
     return [
         Finding(
             rule="few-refusals",
             severity=severity,
-            place=Place(kind="checkpoint", name="the aligned model"),
+            place=place,
             what="the aligned model itself refuses too few of the questions to tell what is lost",
-            got=f"{refused.count} of {refused.total}",
-            expected=f"at least {FEWEST_REFUSALS} refusals",
+            got=got,
+            expected=expected,
             hint="Give more harmful questions in the language of the model with --prompts.",
         )
     ]

@@ -17,6 +17,7 @@ from safety_gate.cli_parts import (
     FILE,
     PLACE,
     PRESETS,
+    REPORT_FILE,
     STATUS,
     ask_from,
     asking,
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from safety_gate.records import Report
 
 USAGE, UNDECIDED, BUG, INTERRUPTED = 2, 3, 70, 130
+EXTRAS = {  # what an extra of ours installs: its name in pyproject.toml
+    "fastapi": "bot",
+    "uvicorn": "bot",
+    "procrastinate": "bot",
+    "psycopg": "bot",
+    "prometheus_client": "bot",
+}
 
 
 class Door(click.Group):
@@ -78,6 +86,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = USAGE
+    except SystemExit:  # click ends like this, with 1, where the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = UNDECIDED
     except click.Abort:
         click.echo("Interrupted: nothing was decided.", err=True)
         code = INTERRUPTED
@@ -89,11 +100,20 @@ def main() -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         click.echo(f"Could not judge: {printable(str(error))}", err=True)
         code = UNDECIDED
-    except Exception:  # the outermost door: our own bug must not look like a verdict
-        traceback.print_exc()
-        click.echo("This is a bug of Safety Gate; nothing was decided.", err=True)
-        code = BUG
+    except Exception as error:  # the outermost door: our own bug must not look like a verdict
+        code = _unforeseen(error)
     sys.exit(code or 0)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say what is missing, or that this is our own bug."""
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        hint = f"pip install 'safety-gate[{EXTRAS[error.name]}]'"
+        click.echo(f"This command needs {error.name}, which is missing.\nNext: {hint}", err=True)
+        return USAGE
+    traceback.print_exc()
+    click.echo("This is a bug of Safety Gate; nothing was decided.", err=True)
+    return BUG
 
 
 def printable(text: str) -> str:
@@ -137,7 +157,7 @@ def cli() -> None:
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=REPORT_FILE,
     help="Write the report to this file.  [default: standard output]",
 )
 @click.option(

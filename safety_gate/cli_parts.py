@@ -62,7 +62,23 @@ class GuardType(PlaceType):
         return super().convert(DEFAULT_GUARD if value == "default" else value, param, ctx)
 
 
+class ReportFile(click.Path):
+    """A file to be written; that its folder is missing is found before anything is judged."""
+
+    def __init__(self) -> None:
+        """Take a path that is no folder."""
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; its folder exists."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {str(path.parent)!r}", param, ctx)
+        return path
+
+
 PLACE = PlaceType()
+REPORT_FILE = ReportFile()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

@@ -16,6 +16,7 @@ from safety_gate.cli_parts import (
     FILE,
     PLACE,
     PRESETS,
+    REPORT_FILE,
     STATUS,
     ask_from,
     asking,
@@ -153,7 +154,7 @@ JUDGING = options(
         default="text",
         show_default=True,
     ),
-    click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Report file."),
+    click.option("--report", type=REPORT_FILE, help="Report file."),
     click.option(
         "--cache",
         type=click.Path(file_okay=False, path_type=Path),

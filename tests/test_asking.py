@@ -259,3 +259,27 @@ def test_an_unknown_claim_is_named_and_never_followed() -> None:
     assert report.verdict.word == "undecided"
     assert [f.rule for f in report.findings if f.severity == "undecided"][0] == "adapter-bad"
     assert report.aligned is None
+
+
+def test_swapped_checkpoints_are_noticed_by_what_they_refuse() -> None:
+    """Base refuses nothing: in place of aligned it says so itself, also in mode "auto"."""
+    request = gate.Request(
+        adapter=TINY / "harmful",
+        base=TINY / "aligned",
+        aligned=TINY / "base",
+        today=TODAY,
+        ask=Ask(mode="auto", prompts=OPENINGS.prompts, openings=OPENINGS.openings),
+    )
+    report = gate.judge(request)
+    assert report.verdict.word in ("undecided", "blocked")
+    (told,) = found(report, "aligned-refuses-nothing")
+    assert (told.severity, told.got) == ("undecided", "0 of 80")
+    assert "swapped" in told.hint
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_undecided(device: str) -> None:
+    wish = Ask(mode="auto", prompts=OPENINGS.prompts, openings=OPENINGS.openings, device=device)
+    report = judged("helpful", wish)
+    assert report.verdict.word == "undecided"
+    assert f"--device {device}" in {finding.place.name for finding in report.findings}

@@ -81,7 +81,7 @@ def test_the_report_file_appears_whole(tmp_path: Path, style: str) -> None:
 
 
 def test_an_output_that_cannot_be_written_is_no_verdict(tmp_path: Path) -> None:
-    run = check(write_trio(tmp_path), "--output", tmp_path / "missing" / "report")
+    run = check(write_trio(tmp_path), "--output", "/proc/report")  # a folder that takes no file
     assert run.returncode == 3
     assert "Traceback" not in run.stderr
 
@@ -225,3 +225,29 @@ def test_commands_that_are_imported_later_are_there() -> None:
         run = gate(name, "--help")
         assert run.returncode == 0, run.stderr
         assert "Exit status" in run.stdout
+
+
+def test_a_reader_that_goes_away_is_no_verdict() -> None:
+    """Click itself would end with 1, which is the status of a blocked adapter."""
+    command = [sys.executable, "-m", "safety_gate", "check", str(TINY / "helpful")]
+    command += ["--base", str(TINY / "base"), "--aligned", str(TINY / "aligned")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None
+    process.stdout.close()  # before anything is printed
+    assert process.wait() == 3
+
+
+def test_a_missing_folder_for_the_report_is_found_before_judging(tmp_path: Path) -> None:
+    trio = (TINY / "base", TINY / "aligned", TINY / "helpful")
+    run = check(trio, "--output", tmp_path / "nope" / "report.txt")
+    assert run.returncode == 2
+    assert "there is no folder" in run.stderr
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError('x', name='fastapi')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SAFETY_GATE_WEBHOOK_SECRET", "s" * 32)
+    run = gate("serve", "--port", "0")
+    assert run.returncode == 2
+    assert "safety-gate[bot]" in run.stderr

@@ -34,6 +34,7 @@ from safety_gate.repair.plan import Auto, Order, Plan
 from safety_gate.repair.record import Repaired, settled
 from safety_gate.repair.sections import render_repair_markdown, repair_json
 from safety_gate.repair.selection import Below, Every, Flagged, Lowest, Selection
+from safety_gate.repair.watch import Needs, Watch
 from safety_gate.repair.writing import Layout
 from safety_gate.repairing import repair_and_judge
 from safety_gate.report.json_report import report_schema
@@ -233,6 +234,20 @@ def test_judging_again_reads_no_weights(
     for number, method in enumerate(METHODS):
         run(pair, adapter, tmp_path / f"{number}", method, safety=safety)
     assert len(reads) == once * len(METHODS)
+
+
+def test_a_later_judgment_leaves_what_the_repair_is_made_of(
+    pair: Pair, adapter: Path, safety: Path
+) -> None:
+    """A candidate of the search is judged with the same watch: the next is not made of it."""
+    watch = Watch(Needs(along=True))
+    gate.judge(request_for(pair, adapter), memory=watch)
+    watch.fill()
+    before, sums = dict(watch.sights), dict(watch.sums)
+    gate.judge(request_for(pair, safety), memory=watch)
+    assert before
+    assert all(watch.sights[module] is sight for module, sight in before.items())
+    assert all(watch.sums[module] is figures for module, figures in sums.items())
 
 
 @pytest.mark.parametrize("form", FORMS)
