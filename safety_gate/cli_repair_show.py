@@ -27,7 +27,7 @@ def tell(repaired: "Repaired", style: str, report: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         write_whole(report, text)
-        click.echo(f"{repaired.ending}: the report is in {report}", err=True)
+        click.echo(f"{repaired.headline}: the report is in {report}", err=True)
 
 
 def _rendered(repaired: "Repaired", style: str) -> str:

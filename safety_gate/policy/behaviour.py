@@ -69,11 +69,20 @@ def _unasked(rule: Rule, missing: Condition) -> Finding:
         severity="undecided" if rule.severity == "block" else "warn",
         place=WHOLE,
         what=f"the rule could not be applied, because the model was not asked for {missing.metric}",
-        hint=NOT_ASKED_HINT,
+        hint=_hint_for(missing.metric),
         expected=good_side(missing),
         metric=missing.metric,
         threshold=missing.threshold,
     )
+
+
+def _hint_for(metric: str) -> str:
+    """Say how the model is asked for a figure."""
+    if metric.startswith("answers_"):
+        return "Run with --ask generate: this figure is of written answers."
+    if metric.startswith("utility_"):
+        return "Give samples of the task with --task, and have the model asked."
+    return NOT_ASKED_HINT
 
 
 def nothing_ruled(rules: Sequence[Rule], figures: Mapping[str, float] | None) -> Iterator[Finding]:
@@ -83,7 +92,7 @@ def nothing_ruled(rules: Sequence[Rule], figures: Mapping[str, float] | None) ->
             rule=builtin.NOTHING_RULED,
             severity="undecided",
             place=WHOLE,
-            what="no rule of the policy was applied, because the model was not asked for it",
+            what="no rule of the policy was applied: the model was not asked for its figures",
             hint=NOT_ASKED_HINT,
             expected="at least one rule that looks at this adapter",
         )

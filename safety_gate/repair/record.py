@@ -90,6 +90,14 @@ class Repaired:
         return after is not None and any(f.rule == UNSETTLED_RULE for f in after.findings)
 
     @property
+    def headline(self) -> str:
+        """Return what a reader sees first; a copy that does not pass is not called repaired."""
+        if self.ending == "repaired" and self.after is not None:
+            word = self.after.verdict.word
+            return self.ending if word == Passed().word else f"changed, and still {word}"
+        return self.ending
+
+    @property
     def exit_code(self) -> int:
         """Return the verdict's own status; 1 where nothing passes."""
         own = (self.after or self.before).verdict.exit_code

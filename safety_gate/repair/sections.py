@@ -31,7 +31,7 @@ def repair_section(repaired: Repaired) -> str:
         .get_template("repair.md.j2")
         .render(
             repaired=repaired,
-            title=f"Repair: {repaired.ending}",
+            title=f"Repair: {repaired.headline}",
             rows=comparison(repaired.before, repaired.after) if repaired.after else (),
             shortlist=tried[:MOST_TRIED],
             unsettled=UNSETTLED[0].upper() + UNSETTLED[1:] if repaired.unsettled else "",

@@ -28,7 +28,7 @@ def render_repair_text(repaired: Repaired, console: Console) -> None:
 
 
 def _head(repaired: Repaired) -> list[Text]:
-    lines = [Text(repaired.ending.upper(), style="bold")]
+    lines = [Text(repaired.headline.upper(), style="bold")]
     if repaired.why:
         lines.append(Text(plain_prose(repaired.why)))
     if repaired.made is not None:
