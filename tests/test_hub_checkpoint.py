@@ -97,9 +97,9 @@ def test_rows_are_read_in_few_requests(hub: LoopbackHub, folder: Path) -> None:
     upload(hub, folder)
     with closing(HubSource(REPO, client=quick_client(hub), limits=LIMITS)) as source:
         checkpoint = Checkpoint.open(source, "base")
-        source.plan(spans_of(checkpoint))
         hub.requests.clear()
         before = source.received
+        source.plan(spans_of(checkpoint))  # reading ahead begins here
         room = torch.empty(400 * 10, dtype=torch.uint8)
         for name in checkpoint.names:
             for row in range(0, 300, 10):
